@@ -1,0 +1,1 @@
+"""The services in the box, written like any other: system, echo, lab."""

@@ -1,0 +1,115 @@
+"""From a path to the services in it, and from a source to a generation.
+
+for source in read(Path("picalc.ipynb")):
+    generation = build(source, Kept())
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clarens_lab.loaders.build import build, relative_path_hint
+from clarens_lab.loaders.limit import build_within
+from clarens_lab.loaders.live import LiveCell, with_cell, with_test
+from clarens_lab.loaders.modules import read_file, read_package, with_local_modules
+from clarens_lab.loaders.notebook import cells_of, identifier, read_notebook
+from clarens_lab.source import LoadError, Source, Unsettled
+
+__all__ = [
+    "SUFFIXES", "Found", "LiveCell", "build", "build_within", "discover", "folders_in", "identifier", "is_unseen",
+    "read", "relative_path_hint", "with_cell", "with_test",
+]  # fmt: skip
+
+SHOWN_IN_FILE = re.compile(r"^\s*@(\w+\.)?method\b|^methods_list\s*=", re.MULTILINE)
+SHOWN_IN_CELL = re.compile(r"\A\s*%%clarens\s+service\b|^\s*@(\w+\.)?method\b|^methods_list\s*=", re.MULTILINE)
+SUFFIXES = (".ipynb", ".py")
+
+
+def read(path: Path) -> tuple[Source, ...]:
+    """The services in a notebook, a .py file or a package, with the local modules that they import.
+
+    Nothing runs. Raises Unsettled while the file may be being written, else LoadError.
+    """
+    path = path.absolute()
+    if not path.exists():
+        raise Unsettled(f"{path.name} is not there any more")
+    if path.is_dir():
+        sources = read_package(path)
+    elif path.suffix == ".ipynb":
+        sources = read_notebook(path)
+    elif path.suffix == ".py":
+        sources = read_package(path.parent) if path.name == "__init__.py" else read_file(path)
+    else:
+        raise LoadError(f"{path.name} is no service: serve a notebook (.ipynb), a .py file, a package or a folder")
+    return tuple(with_local_modules(source) for source in sources)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: files and packages that are services, and files that are not."""
+
+    services: tuple[Path, ...]
+    skipped: tuple[Path, ...]
+
+
+def discover(folder: Path) -> Found:
+    """The services in a folder and the folders below it.
+
+    Only files that show it in their text count: a `%%clarens service` cell, `@method`, or `methods_list`.
+    """
+    services: list[Path] = []
+    skipped: list[Path] = []
+    for path in _candidates(folder.absolute()):
+        (services if _shows_a_service(path) else skipped).append(path)
+    return Found(tuple(services), tuple(skipped))
+
+
+def folders_in(folder: Path) -> Iterator[Path]:
+    """A folder and those below it, but for hidden ones, caches and installed environments."""
+    yield folder
+    try:
+        below = sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink())
+    except OSError:  # it was taken away, or is not ours to read
+        return
+    for one in below:
+        if not is_unseen(one):
+            yield from folders_in(one)
+
+
+def is_unseen(path: Path) -> bool:
+    """Whether a file or folder of that name is never looked at."""
+    name = path.name
+    return name.startswith(".") or name in ("__pycache__", "node_modules") or (path / "pyvenv.cfg").exists()
+
+
+def _candidates(folder: Path) -> Iterator[Path]:
+    packages: set[Path] = set()
+    for each in folders_in(folder):
+        if each.parent in packages:
+            packages.add(each)  # part of a package, which is one service or none
+        elif each != folder and any((each / f"__init__{suffix}").exists() for suffix in SUFFIXES):
+            packages.add(each)
+            yield each
+        else:
+            yield from sorted(one for one in each.iterdir() if one.suffix in SUFFIXES and not is_unseen(one))
+
+
+def _shows_a_service(path: Path) -> bool:
+    if path.is_dir():
+        return any(SHOWN_IN_FILE.search(_text(one)) for one in sorted(path.glob("**/*.py")))
+    if path.suffix == ".py":
+        return bool(SHOWN_IN_FILE.search(_text(path)))
+    try:
+        return any(cell.kind == "code" and SHOWN_IN_CELL.search(cell.text) for cell in cells_of(path))
+    except Unsettled:
+        return True  # it is being written: what it is will be seen when it is loaded
+    except LoadError:
+        return False
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,275 @@
+"""A source, run in a fresh namespace: the next generation of its service, or the reason why there is none.
+
+Nothing that is being served is touched. Code is compiled from the text that was read, never from bytecode files.
+"""
+
+import __future__
+
+import asyncio
+import builtins
+import inspect
+import linecache
+import logging
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from clarens_lab import frames
+from clarens_lab.loaders.imports import Imports
+from clarens_lab.loaders.magics import names_made
+from clarens_lab.loaders.names import missing_names, way_to
+from clarens_lab.registry import Generation
+from clarens_lab.service import Building, Kept, Method, building, is_marked, published
+from clarens_lab.signature import Unpublishable
+from clarens_lab.source import LoadError, Source, Unit
+
+log = logging.getLogger(__name__)
+FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
+
+
+class LoadTimeout(BaseException):
+    """Raised inside a load that goes on beyond its time limit."""
+
+
+def build(source: Source, kept: Kept, lent: Mapping[str, object] | None = None) -> Generation:
+    """Builds the next generation of a service, in the calling thread.
+
+    `kept` holds what `keep` made; `lent` the objects that `--use` names. Raises LoadError, whose text
+    names the cell and the line, and whose cause is what the code raised.
+    """
+    codes = _compiled(source.units)
+    _keep_lines(source)
+    build = _Build(source, kept, lent or {})
+    try:
+        return build.run(codes)
+    except BaseException:
+        build.take_away()
+        raise
+
+
+def _compiled(units: Sequence[Unit]) -> list[CodeType]:
+    """The code of each unit; a `from __future__` import holds for those below it, as in a notebook."""
+    codes: list[CodeType] = []
+    flags = 0
+    for unit in units:
+        try:
+            code = compile(unit.code, unit.filename, "exec", flags, dont_inherit=True)
+        except SyntaxError as error:
+            raise LoadError(f"{unit.at(error.lineno)}: {_syntax_text(error)}") from error
+        except (ValueError, RecursionError, MemoryError) as error:  # a NUL byte; nesting beyond the compiler's
+            raise LoadError(f"{unit.label}: {frames.one_line(error)}") from error
+        flags |= sum(flag for flag in FUTURES if code.co_flags & flag)
+        codes.append(code)
+    return codes
+
+
+def _syntax_text(error: SyntaxError) -> str:
+    text = frames.one_line(error)
+    if "outside" in (error.msg or "") and ("await" in error.msg or "asynchronous" in error.msg):
+        return f"{text}: no event loop runs at load; await inside an 'async def', or call asyncio.run(...)"
+    return text
+
+
+def _keep_lines(source: Source) -> None:
+    """Lets `inspect.getsource`, pdb and others find the text; mtime None keeps `checkcache` from dropping it."""
+    for unit in source.by_filename.values():
+        lines = [f"{line}\n" for line in unit.text.split("\n")]
+        linecache.cache[unit.filename] = (len(unit.text), None, lines, unit.filename)
+
+
+class _Build:
+    """One attempt at a generation."""
+
+    def __init__(self, source: Source, kept: Kept, lent: Mapping[str, object]) -> None:
+        self.source = source
+        self.kept = kept
+        self.lent = lent
+        self.builtins: dict[str, Any] = {**vars(builtins), **STAND_INS}
+        self.imports = Imports(source, self.builtins)
+        self.builtins.update(__import__=self.imports.import_, __build_class__=self.imports.build_class)
+        self.building = Building(kept)
+        self.notes: list[str] = list(source.notes)
+        _enter_path(source.root)
+
+    def run(self, codes: Sequence[CodeType]) -> Generation:
+        main = self.imports.main()
+        with building(self.building):
+            self._run_units(main, codes)
+            methods = self._methods(main)
+            for hook in self.building.startup:
+                self._located(partial(_run_hook, hook))
+        self.notes += self._remarks(main, methods)
+        return Generation(
+            self.source.service,
+            methods,
+            self.source,
+            tuple(self.notes),
+            self.kept,
+            namespace=vars(main),
+            unload=self.unload,
+        )
+
+    def _run_units(self, main: ModuleType, codes: Sequence[CodeType]) -> None:
+        publishers: dict[str, tuple[str, object]] = {}
+        for unit, code in zip(self.source.units, codes, strict=True):
+            vars(main).update({name: self.lent[name] for name in unit.lent if name in self.lent})
+            self._located(partial(exec, code, vars(main)))
+            for name, value in self._marked(main).items():
+                before = publishers.get(name)
+                if before is not None and before[1] is not value:
+                    self.notes.append(f"{unit.label} takes over the method {name!r} from {before[0]}")
+                if before is None or before[1] is not value:
+                    publishers[name] = (unit.label, value)
+            self.imports.settle(main)
+
+    def _marked(self, main: ModuleType) -> dict[str, object]:
+        return {key: value for key, value in vars(main).items() if is_marked(value) and self.imports.owns(value)}
+
+    def _methods(self, main: ModuleType) -> Mapping[str, Method]:
+        try:
+            methods = published(vars(main), self.source.service, self.imports.owns)
+        except Unpublishable as error:
+            raise LoadError(f"{self.source.service}: {error}") from error
+        if not methods and not self.source.live:
+            named = self.source.path.name if self.source.path is not None else self.source.service
+            raise LoadError(
+                f"{named} publishes no method: write '@method' above each function that others should call, "
+                "after 'from clarens_lab import method'"
+            )
+        return methods
+
+    def _remarks(self, main: ModuleType, methods: Mapping[str, Method]) -> Iterator[str]:
+        source = self.source
+        yield from missing_names(source.service, source.units, vars(main), source.elsewhere, self.builtins)
+        for unit in source.units:
+            for name in unit.lent:
+                if name not in self.lent:
+                    yield (
+                        f"{unit.label}: --use {name} lends an object of the running notebook, which a saved copy "
+                        "does not have: make it in a service cell"
+                    )
+        for method in methods.values():
+            if fixed := ", ".join(method.signature.fixed):
+                yield f"{method.path}: {fixed} can be given by keyword only; over the wire the default holds"
+
+    # --- failing --------------------------------------------------------------------------------
+
+    def _located(self, run: Callable[[], Any]) -> None:
+        """Runs a piece of the service; whatever it raises becomes a LoadError with its place."""
+        try:
+            run()
+        except LoadTimeout:
+            raise
+        except BaseException as error:  # SystemExit and KeyboardInterrupt end a load, not the server
+            place = frames.place_of(error, self.source.by_filename) or self.source.service
+            raise LoadError(f"{place}: {self._reason(error)}") from error
+
+    def _reason(self, error: BaseException) -> str:
+        text = frames.one_line(error)
+        if isinstance(error, SystemExit):
+            return f"{text}: ending the program is not for a service; put it under if __name__ == '__main__':"
+        if isinstance(error, NameError) and error.name:
+            later = [unit.label for unit in self.source.units if error.name in names_made(unit.code)]
+            if later:
+                return f"{text}; {later[0]} defines it, and cells are loaded from top to bottom: move it up"
+            way = way_to(error.name, self.source.elsewhere)
+            return f"{text}; {way}" if way else text
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return f"{text}: install it where the server runs, with {sys.executable} -m pip install {error.name}"
+        return text + relative_path_hint(error, self.source)
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    def take_away(self) -> None:
+        """Takes all that the interpreter's own tables hold of it."""
+        self.imports.take_away()
+        _leave_path(self.source.root)
+
+    def unload(self) -> None:
+        """Runs the `on_unload` hooks (aside, for they may take their time), then takes the modules away."""
+        if self.building.unload:
+            threading.Thread(target=self._unload, name=f"unload {self.source.service}", daemon=True).start()
+        else:
+            self.take_away()
+
+    def _unload(self) -> None:
+        for hook in self.building.unload:
+            try:
+                _run_hook(hook)
+            except BaseException as error:  # noqa: BLE001  # a hook that fails must not keep the others from running
+                place = frames.place_of(error, self.source.by_filename)
+                log.warning("%s: on_unload: %s: %s", self.source.service, place, frames.one_line(error))
+        self.take_away()
+
+
+def _run_hook(hook: Callable[[], Any]) -> None:
+    """Calls a hook, and waits for it if it is a coroutine function."""
+    value = hook()
+    if inspect.iscoroutine(value):
+        asyncio.run(value)
+
+
+def relative_path_hint(error: BaseException, source: Source | None) -> str:
+    """The way out for a relative path that would have been found beside the notebook; else an empty text."""
+    if not isinstance(error, FileNotFoundError) or source is None or source.path is None:
+        return ""
+    name = error.filename
+    if not isinstance(name, str) or Path(name).is_absolute() or not (source.path.parent / name).exists():
+        return ""
+    return f"; it stands beside {source.path.name}: open Path(__file__).parent / {name!r}"
+
+
+# --- what a service's code finds instead of some builtins --------------------------------------
+
+
+def _refused(name: str, why: str) -> Callable[..., None]:
+    def stand_in(*_: object, **__: object) -> None:
+        raise RuntimeError(f"{name}() is not for a service: {why}")
+
+    return stand_in
+
+
+def _display(*things: object, **_: object) -> None:
+    print(*things, sep="\n")
+
+
+STAND_INS: Mapping[str, Any] = {
+    "display": _display,
+    "input": _refused("input", "nobody sits at its terminal; take the value as an argument"),
+    "get_ipython": _refused("get_ipython", "no notebook kernel runs it; keep it out of service cells"),
+    "breakpoint": _refused("breakpoint", "nobody sits at its terminal; debug the function in the notebook"),
+}
+
+
+# --- sys.path -----------------------------------------------------------------------------------
+
+_users: Counter[str] = Counter()
+_added: set[str] = set()
+_path_lock = threading.Lock()
+
+
+def _enter_path(root: Path | None) -> None:
+    """Puts the service's folder first on `sys.path`: for libraries there, and imports that no statement shows."""
+    if root is None:
+        return
+    with _path_lock:
+        _users[str(root)] += 1
+        if str(root) not in sys.path:
+            sys.path.insert(0, str(root))
+            _added.add(str(root))
+
+
+def _leave_path(root: Path | None) -> None:
+    if root is None:
+        return
+    with _path_lock:
+        _users[str(root)] -= 1
+        if not _users[str(root)] and str(root) in _added:
+            _added.discard(str(root))
+            if str(root) in sys.path:
+                sys.path.remove(str(root))

@@ -1,0 +1,108 @@
+"""What is not Python in a cell: `%` and `!` lines, `obj?`, and `%%` cells.
+
+Lines are blanked one for one, so that every position stays that of the cell as its author sees it.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+LINE = re.compile(r"\s*[%!?]")
+ASSIGNED = re.compile(r"\s*(?P<target>[^\W\d][\w.\[\]'\", ()*]*?)\s*=\s*[%!](?!=)")
+HELP = re.compile(r"\s*%{0,2}[^\W\d][\w.\[\]*]*\?{1,2}\s*;?\s*$")
+NAME = re.compile(r"[^\W\d]\w*")
+TOKEN = re.compile(r"#.*|'''|\"\"\"|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[()\[\]{}]|\\$")
+
+
+@dataclass(frozen=True)
+class Blanked:
+    """A line that was no Python, and the names that it would have made."""
+
+    line: int
+    text: str
+    names: tuple[str, ...]
+
+
+def cell_magic(text: str) -> str | None:
+    """The `%%` line that a cell begins with (blank lines above it do not count), else None."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    return first.strip() if first.startswith("%%") else None
+
+
+def blank(text: str) -> tuple[str, list[Blanked]]:
+    """The Python of a cell, line for line, and what was blanked in it."""
+    lines = text.split("\n")
+    blanked: list[Blanked] = []
+    for index in _statement_starts(lines):
+        line = lines[index]
+        if LINE.match(line) or HELP.match(line) or ASSIGNED.match(line):
+            target = ASSIGNED.match(line)
+            names = tuple(NAME.findall(target["target"])) if target else ()
+            blanked.append(Blanked(index + 1, line.strip(), names))
+            _blank_at(lines, index)
+    return "\n".join(lines), blanked
+
+
+def _blank_at(lines: list[str], index: int) -> None:
+    """Puts `pass` in place of a line, and nothing in place of the lines that continue it."""
+    indent = lines[index][: len(lines[index]) - len(lines[index].lstrip())]
+    continued = lines[index].endswith("\\")
+    lines[index] = f"{indent}pass"
+    while continued and index + 1 < len(lines):
+        index += 1
+        continued = lines[index].endswith("\\")
+        lines[index] = ""
+
+
+def _statement_starts(lines: list[str]) -> Iterator[int]:
+    """The lines at which a statement may begin: not inside a bracket, a long string or a continued line.
+
+    The caller may blank lines from the one given on; what is scanned is the text as it is then.
+    """
+    depth, quote, continued = 0, "", False
+    for index in range(len(lines)):
+        if not depth and not quote and not continued:
+            yield index
+        line, at, continued = lines[index], 0, False
+        while at < len(line):
+            if quote:
+                end = line.find(quote, at)
+                if end < 0:
+                    break
+                at, quote = end + 3, ""
+                continue
+            token = TOKEN.search(line, at)
+            if token is None:
+                break
+            at = token.end()
+            found = token.group()
+            if found in ("'''", '"""'):
+                quote = found
+            elif found in ("(", "[", "{"):
+                depth += 1
+            elif found in (")", "]", "}"):
+                depth = max(0, depth - 1)
+            continued = found == "\\"
+
+
+def names_made(code: str) -> frozenset[str]:
+    """The names that a piece of Python binds at its top level; none if it does not parse."""
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    return frozenset(_bound(tree.body))
+
+
+def _bound(body: list[ast.stmt]) -> Iterator[str]:
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield statement.name
+            continue
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            for alias in statement.names:
+                yield alias.asname or alias.name.partition(".")[0]
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                yield node.id

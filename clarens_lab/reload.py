@@ -1,0 +1,430 @@
+"""From a batch of changed files, or a cell, to a swap: build aside, check, publish; and a report either way.
+
+What fails to load changes nothing: the service is marked stale and its old generation serves on.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clarens_lab import frames, loaders
+from clarens_lab.events import Ring
+from clarens_lab.loaders import LiveCell
+from clarens_lab.output import Output, captured
+from clarens_lab.registry import Generation, Registry
+from clarens_lab.report import Report, loaded, unchanged
+from clarens_lab.service import Kept
+from clarens_lab.settings import Settings
+from clarens_lab.source import LoadError, Source, Unit, Unsettled
+from clarens_lab.watch import Batch, Watch
+
+log = logging.getLogger(__name__)
+
+RESERVED = ("system", "lab")
+RETRY = 0.02
+"""Seconds between two looks at a file that is being written."""
+
+Stamp = tuple[int, int, int]
+
+
+@dataclass
+class _File:
+    """A notebook, file or package that is served, as it was last read."""
+
+    path: Path
+    services: frozenset[str] = frozenset()
+    files: frozenset[Path] = frozenset()
+    stamps: Mapping[Path, Stamp | None] = field(default_factory=dict)
+
+
+@dataclass
+class _Look:
+    """What one look at some files found, and will publish at once."""
+
+    builds: list[tuple[Path, Source]] = field(default_factory=list)
+    built: list[tuple[Generation, Output, float]] = field(default_factory=list)
+    troubles: dict[str, str | None] = field(default_factory=dict)
+    withdrawn: list[str] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+
+
+class Reloader:
+    """Keeps the registry in step with files and cells. Safe from any thread."""
+
+    def __init__(self, registry: Registry, settings: Settings, events: Ring, bundled: Iterable[Generation]) -> None:
+        self.registry = registry
+        self.tests: dict[str, tuple[Unit, ...]] = {}
+        """The test cells of each service."""
+        self.lent: dict[str, dict[str, object]] = defaultdict(dict)
+        """Objects of a notebook in this process, by service and name."""
+        self._settings = settings
+        self._events = events
+        self._bundled = {generation.service: generation for generation in bundled}
+        self._named: list[Path] = []
+        self._files: dict[Path, _File] = {}
+        self._owners: dict[str, Path | None] = {}
+        self._removed: set[tuple[Path, str]] = set()
+        self._refused: set[Path] = set()
+        self._skipped: set[Path] = set()
+        self._kept: dict[str, Kept] = defaultdict(Kept)
+        self._waiting: dict[Path, float] = {}
+        self._looking = threading.RLock()
+        self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._watch: Watch | None = None
+        registry.publish(self._bundled.values())
+
+    # --- what is served ------------------------------------------------------------------------
+
+    def serve(self, paths: Iterable[Path]) -> list[Report]:
+        """Loads notebooks, .py files, packages, and the services in folders; returns once every load has ended."""
+        found: list[Path] = []
+        for path in paths:
+            path = path.absolute()
+            if path not in self._named:
+                self._named.append(path)
+            found += self._discovered(path)
+        reports = self._look(found)
+        while self._waiting:
+            time.sleep(RETRY)
+            reports += self._look(list(self._waiting))
+        if self._watch is not None:
+            self._watch.look_again()
+        return reports
+
+    @property
+    def paths(self) -> list[Path]:
+        """The paths that were named."""
+        return list(self._named)
+
+    def reload(self, service: str, *, fresh: bool = False) -> Report:
+        """Loads a service again, changed or not; `fresh` also forgets what `keep` made.
+
+        Raises LoadError for a service that came neither from a file nor from a cell.
+        """
+        current = self.registry.current.services.get(service)
+        if fresh:
+            self._kept.pop(service, None)
+        if current is not None and current.source is not None and current.source.live:
+            with self._turns[service]:
+                return self._load_cells(current.source)
+        path = self._owners.get(service) or next((path for path, name in self._removed if name == service), None)
+        if path is None:
+            raise LoadError(f"{service!r} came neither from a file nor from a cell: there is nothing to load again")
+        self._removed.discard((path, service))
+        reports = self._look([path], again=service)
+        while path in self._waiting:
+            time.sleep(RETRY)
+            reports += self._look([path], again=service)
+        return next(one for one in reversed(reports) if one.service == service)
+
+    def remove(self, service: str) -> Report:
+        """Withdraws a service and frees its name; its file is left alone until it is reloaded by name.
+
+        Raises LoadError for a service that came neither from a file nor from a cell.
+        """
+        with self._looking, self._turns[service]:
+            if service not in self._owners:
+                raise LoadError(f"{service!r} came neither from a file nor from a cell: it is not removed")
+            path = self._owners[service]
+            if path is not None:
+                self._removed.add((path, service))
+            look = _Look()
+            self._withdraw(service, f"it was removed; 'reload {service}' brings a saved one back", look)
+            return self._publish(look)[0]
+
+    # --- watching ------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Reloads what is saved from now on, until `stop`."""
+        self._watch = Watch(self._folders, poll=self._settings.watch == "poll")
+        for target, name in ((self._pump, "clarens watch"), (self._follow, "clarens reload")):
+            threading.Thread(target=target, args=(self._watch,), name=name, daemon=True).start()
+
+    def stop(self) -> None:
+        """Ends the watch; what is served stays."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._batches.put(None)
+
+    @property
+    def watching(self) -> str:
+        """How saves are noticed: `events`, `polling` or `off`."""
+        return "off" if self._watch is None else "polling" if self._watch.polling else "events"
+
+    def _folders(self) -> set[Path]:
+        folders: set[Path] = set()
+        for path in [*self._named, *self._files]:
+            folders.add(path.parent)
+            if path.is_dir():
+                folders.update(loaders.folders_in(path))
+        return folders | {path.parent for file in list(self._files.values()) for path in file.files}
+
+    def _pump(self, watch: Watch) -> None:
+        for batch in watch.batches():
+            self._batches.put(batch)
+
+    def _follow(self, watch: Watch) -> None:
+        watched = self._folders()
+        while True:
+            try:
+                batch = self._batches.get(timeout=RETRY if self._waiting else None)
+            except queue.Empty:
+                batch = Batch(frozenset())
+            if batch is None:
+                return
+            try:
+                self._look(self._touched(batch))
+                if (batch.paths or batch.rescan) and self._folders() != watched:
+                    watched = self._folders()
+                    watch.look_again()
+            except Exception:
+                log.exception("a reload failed in the server itself; what was served is served on")
+
+    def _touched(self, batch: Batch) -> list[Path]:
+        """The files to look at after a batch of changes; those that wait for another look among them."""
+        touched = dict.fromkeys(self._waiting)
+        known = dict(self._files)
+        strangers = batch.paths - {each for file in known.values() for each in file.files}
+        troubles = self.registry.current.troubles.keys()
+        for path, file in known.items():
+            inside = path.is_dir() and any(path in changed.parents for changed in batch.paths)
+            missed = batch.rescan and any(_stamp(each) != stamp for each, stamp in file.stamps.items())
+            lacking = bool(strangers) and not troubles.isdisjoint(file.services)  # for a module that is there now
+            if inside or missed or lacking or batch.paths & file.files:
+                touched[path] = None
+        if batch.rescan or strangers:
+            touched.update(dict.fromkeys(path for path in self._newcomers(strangers) if path not in known))
+        return list(touched)
+
+    def _newcomers(self, strangers: frozenset[Path]) -> Iterable[Path]:
+        for named in self._named:
+            concerned = not strangers or named in strangers or any(named in path.parents for path in strangers)
+            if concerned and named.exists():
+                yield from self._discovered(named)
+
+    def _discovered(self, path: Path) -> list[Path]:
+        """The services under a named path: itself, or those in a folder."""
+        if not path.is_dir() or any((path / f"__init__{suffix}").exists() for suffix in loaders.SUFFIXES):
+            return [path]
+        found = loaders.discover(path)
+        fresh = [one.name for one in found.skipped if one not in self._skipped]
+        self._skipped.update(found.skipped)
+        if fresh:
+            log.info("%s: skipped %s (no '%%%%clarens service' cell and no '@method' there)", path, ", ".join(fresh))
+        return list(found.services)
+
+    # --- looking at files ----------------------------------------------------------------------
+
+    def _look(self, paths: Iterable[Path], again: str = "") -> list[Report]:
+        """Reads files, builds what changed (and `again`, changed or not), and swaps it in at once."""
+        with self._looking:
+            look = _Look()
+            for path in paths:
+                self._read(path, look, again)
+            for path, source in look.builds:
+                self._build(path, source, look, wait=bool(again) or self._watch is None)
+            return self._publish(look)
+
+    def _read(self, path: Path, look: _Look, again: str) -> None:
+        file = self._files.get(path, _File(path, files=frozenset({path})))
+        before = {each: _stamp(each) for each in file.files}
+        try:
+            sources = loaders.read(path)
+        except Unsettled as error:
+            self._wait(path, error, look)
+            return
+        except LoadError as error:
+            self._fail(path, str(error), look)
+            return
+        self._waiting.pop(path, None)
+        files = frozenset(each for source in sources for each in source.files)
+        names = frozenset(source.service for source in sources)
+        stamps = {each: before[each] if each in before else _stamp(each) for each in files}
+        self._files[path] = _File(path, names, files, stamps)
+        for service in file.services - names:
+            self._withdraw(service, f"{path.name} has it no more", look)
+        for source in sources:
+            if (path, source.service) not in self._removed:
+                self._consider(path, source, look, again)
+
+    def _consider(self, path: Path, source: Source, look: _Look, again: str) -> None:
+        """Decides whether a source is built, is what serves already, or is refused."""
+        service = source.service
+        refusal = self._refusal(service, path)
+        if refusal:
+            self._refused.add(path)
+            look.reports.append(Report(service, "refused", str(path), error=f"{path.name}: {refusal}"))
+            return
+        self._refused.discard(path)
+        self._owners[service] = path
+        self.tests[service] = source.tests
+        catalogue = self.registry.current
+        current = catalogue.services.get(service)
+        serving = current.source if current is not None else None
+        if again == service or current is None or serving is None or serving.digest != source.digest:
+            look.builds.append((path, source))
+            return
+        look.troubles[service] = None
+        look.reports.append(unchanged(current, mended=service in catalogue.troubles))
+
+    def _refusal(self, service: str, path: Path | None) -> str:
+        """Why a service may not be called so, or come from there; empty if it may."""
+        if service in RESERVED:
+            return f"no service can be called {service!r}: that is the server's own; give it another name"
+        owner = self._owners.get(service)
+        if owner is not None and path is not None and owner != path:
+            return (
+                f"the service {service!r} is served from {owner} already; give one of them another name, "
+                f"or free it with 'remove {service}'"
+            )
+        return ""
+
+    def _wait(self, path: Path, error: Unsettled, look: _Look) -> None:
+        """Leaves a file that may be in the middle of being written for later, until its deadline."""
+        now = time.monotonic()
+        if now < self._waiting.setdefault(path, now + self._settings.settle_limit):
+            return
+        if path.exists():
+            waited = f"waited {self._settings.settle_limit:g} s for it to be written"
+            self._fail(path, f"{error} ({waited}); save it again", look)
+            return
+        del self._waiting[path]
+        file = self._files.pop(path, None)
+        for service in file.services if file else ():
+            self._withdraw(service, f"{path.name} is not there any more", look)
+
+    def _fail(self, path: Path, error: str, look: _Look) -> None:
+        """Marks every service of a file that cannot be read."""
+        self._waiting.pop(path, None)
+        file = self._files.setdefault(path, _File(path, files=frozenset({path})))
+        file.stamps = {each: _stamp(each) for each in file.files}
+        for service in file.services or {loaders.identifier(path.stem)}:
+            if self._owners.setdefault(service, path) == path:
+                look.troubles[service] = error
+            look.reports.append(Report(service, "failed", str(path), self._serving(service), error=error))
+
+    def _withdraw(self, service: str, why: str, look: _Look) -> None:
+        if service in self._owners:
+            path = self._owners.pop(service)
+            self.tests.pop(service, None)
+            look.withdrawn.append(service)
+            look.reports.append(Report(service, "withdrawn", str(path or ""), error=why))
+
+    def _build(self, path: Path, source: Source, look: _Look, *, wait: bool) -> None:
+        service = source.service
+        if not self._turns[service].acquire(blocking=wait):
+            self._look_later(path)  # a cell of it is running
+            return
+        output = Output(self._settings.output_limit)
+        started = time.perf_counter()
+        try:
+            lent = self.lent.get(service)
+            generation = loaders.build_within(self._settings.load_limit, source, self._kept[service], lent, output)
+        except LoadError as error:
+            look.troubles[service] = str(error)
+            look.reports.append(self._failure(error, source, output))
+        else:
+            if any(_stamp(each) != stamp for each, stamp in self._files[path].stamps.items()):
+                generation.unload()  # it was saved again meanwhile, and what was read may be half of that
+                self._look_later(path)
+            else:
+                look.built.append((generation, output, (time.perf_counter() - started) * 1000))
+        finally:
+            self._turns[service].release()
+
+    def _look_later(self, path: Path) -> None:
+        self._waiting[path] = time.monotonic() + self._settings.settle_limit
+
+    def _failure(self, error: LoadError, source: Source, output: Output) -> Report:
+        trace = frames.render(error.__cause__, source.by_filename) if error.__cause__ is not None else ""
+        service, path = source.service, str(source.path or "")
+        number = self._serving(service)
+        return Report(service, "failed", path, number, str(error), traceback=trace, output=output.text())
+
+    def _serving(self, service: str) -> int:
+        generation = self.registry.current.services.get(service)
+        return generation.number if generation is not None and not generation.bundled else 0
+
+    # --- cells ----------------------------------------------------------------------------------
+
+    def register(self, service: str, cell: LiveCell) -> Report:
+        """Puts a cell that was run live: builds the service with it, in the calling thread, and swaps."""
+        refusal = self._refusal(service, cell.notebook)
+        if refusal:
+            return self._told(Report(service, "refused", error=refusal, generation=self._serving(service)))
+        missing = [name for name in cell.lent if name not in self.lent[service]]
+        if missing:
+            text = f"{service}: --use {missing[0]} works only with a server inside the notebook's own kernel"
+            return self._told(Report(service, "failed", error=text, generation=self._serving(service)))
+        with self._turns[service]:
+            current = self.registry.current.services.get(service)
+            base = current.source if current is not None else None
+            source = loaders.with_cell(service, base, cell)
+            if base is not None and current is not None and base.digest == source.digest and not cell.lent:
+                return unchanged(current)
+            return self._load_cells(source)
+
+    def register_test(self, service: str, cell: LiveCell) -> None:
+        """Keeps a test cell that was run with its service."""
+        self.tests[service] = loaders.with_test(self.tests.get(service, ()), service, cell)
+
+    def _load_cells(self, source: Source) -> Report:
+        service = source.service
+        output = Output(self._settings.output_limit)
+        started = time.perf_counter()
+        try:
+            with captured(output):
+                generation = loaders.build(source, self._kept[service], self.lent.get(service))
+        except LoadError as error:
+            return self._told(self._failure(error, source, output))
+        self._owners.setdefault(service, source.path)
+        return self._publish(_Look(built=[(generation, output, (time.perf_counter() - started) * 1000)]))[0]
+
+    # --- publishing -----------------------------------------------------------------------------
+
+    def _publish(self, look: _Look) -> list[Report]:
+        """Swaps everything in at once, and tells the log and the events."""
+        before = self.registry.current.services
+        restored = [self._bundled[service] for service in look.withdrawn if service in self._bundled]
+        fresh = self.registry.publish(
+            [*(generation for generation, _, _ in look.built), *restored],
+            troubles=look.troubles,
+            remove=[service for service in look.withdrawn if service not in self._bundled],
+        )
+        for generation, output, ms in look.built:
+            old = before.get(generation.service)
+            if old is not None and old.bundled:
+                log.info("%s replaces the bundled service of that name", generation.service)
+            look.reports.append(loaded(fresh[generation.service], old, output.text(), ms))
+        for report in look.reports:
+            self._told(report)
+        if look.withdrawn and self._refused:  # one of them may have the name now
+            look.reports += self._look(list(self._refused))
+        return look.reports
+
+    def _told(self, report: Report) -> Report:
+        if report.outcome == "unchanged":
+            return report
+        log.log(logging.INFO if report.ok else logging.WARNING, "%s", report.text())
+        if report.traceback:
+            log.warning("%s", report.traceback)
+        for note in report.notes if report.outcome == "loaded" else ():
+            log.warning("%s", note)
+        for line in report.output.splitlines():
+            log.info("%s printed at load: %s", report.service, line)
+        self._events.add({"event": "reload", "time": time.time(), **report.as_struct()})
+        return report
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
