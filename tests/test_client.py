@@ -20,7 +20,9 @@ from typing import Any
 
 import pytest
 
-from clarens_lab.client import BODY_LIMIT, IDLE_LIMIT, AsyncClient, Client
+from clarens_lab.answers import BODY_LIMIT
+from clarens_lab.client import AsyncClient, Client
+from clarens_lab.transport import IDLE_LIMIT
 from clarens_lab.faults import Fault, TimedOut, TransportFailed
 
 PATIENCE = 20.0  # the deadline of every wait here; nothing that works comes near it

@@ -13,19 +13,19 @@ PACKAGE = Path(__file__).parent.parent / "clarens_lab"
 # From the ground up: a module may use every name before its own. A package counts as its own name; `__init__` is
 # `from clarens_lab import method`, which the bundled services write as any service does.
 LAYERS = """
-    faults settings source frames output acl watch
+    faults settings source frames output runfiles logs acl watch
     codec signature service auth
     stores
-    registry sessions compat loaders records events client engines
-    dispatch report reload testing __init__ bundled
-    server
+    registry sessions compat events loaders records answers transport client engines
+    report dispatch reload testing __init__ bundled
+    http server
     cli __main__
 """
 ORDER = LAYERS.split()
 
 OWNERS = {
-    "tornado": {"server", "client"},
-    "aiohttp": {"client"},
+    "tornado": {"http", "server"},
+    "aiohttp": {"transport"},
     "watchfiles": {"watch"},
     "nbformat": {"loaders"},
     "tdb": {"stores"},
