@@ -47,7 +47,7 @@ class Transport(xmlrpc.client.Transport):
 
 
 class Server:
-    """`clarens-lab serve` as a process of its own: `url` for everyone, `lab` for its developer."""
+    """`clarens-lab serve` as a process of its own: `url` for every caller, `lab_url` for its developer."""
 
     def __init__(self, folder: Path, work: Path) -> None:
         self.run_file = work / "run.json"
@@ -65,8 +65,7 @@ class Server:
             raise Unexpected(f"the server ended at once, with status {self.process.returncode}")
         told = json.loads(self.run_file.read_text(encoding="utf-8"))
         self.url: str = told["url"]
-        with_token = self.url.replace("://", f"://lab:{told['token']}@", 1)
-        self.lab: Any = xmlrpc.client.ServerProxy(with_token, transport=Transport()).lab
+        self.lab_url = self.url.replace("://", f"://lab:{told['token']}@", 1)
 
     def stop(self) -> int:
         """Its exit status, after a SIGTERM."""
@@ -170,11 +169,12 @@ def since(moment: float) -> str:
 class Story:
     """What a caller and the author of a notebook see, step by step."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server, notebook: Path, client: Any, transport: Transport, lab: Any) -> None:
         self.server = server
-        self.notebook = folder / "hello.ipynb"
-        self.transport = Transport()
-        self.client: Any = xmlrpc.client.ServerProxy(server.url, transport=self.transport)
+        self.notebook = notebook
+        self.client = client
+        self.transport = transport
+        self.lab = lab
 
     def call(self, method: str, *arguments: object, wanted: object) -> None:
         """A call that must answer what is wanted."""
@@ -187,22 +187,24 @@ class Story:
 
     def call_methods(self) -> None:
         listed = self.client.system.listMethods()
-        ours = {f"{path.stem}." for path in self.notebook.parent.glob("*.ipynb")}
-        methods = [name for name in listed if name.startswith(tuple(ours))]
-        expect("the services listed", {name.partition(".")[0] + "." for name in methods}, ours)
-        print(f"  system.listMethods()  ->  {', '.join(methods)}, and {len(listed) - len(methods)} in the box")
+        print(f"  system.listMethods()  ->  {len(listed)} names, of the notebooks:")
+        for notebook in sorted(self.notebook.parent.glob("*.ipynb")):
+            methods = [name for name in listed if name.startswith(f"{notebook.stem}.")]
+            if not methods:
+                raise Unexpected(f"no method of {notebook.name} is listed")
+            print(f"    {', '.join(methods)}")
         self.call("hello.greet", "Ada", wanted="Hello, Ada!")
         self.call("picalc.digits", 20, wanted="3.1415926535897932385")
         self.call("leapseconds.tai_minus_utc", "2016-12-31", wanted=36)
 
     def save_a_change(self) -> None:
-        reports = Reports(self.server.lab)
+        reports = Reports(self.lab)
         saved = edit(self.notebook, "greet", 'f"Hello, {name}!"', 'f"Good morning, {name}!"')
         self.call_until("Hello, Ada!", "Good morning, Ada!", saved)
         self.show_loaded(reports)
 
     def save_a_mistake(self) -> None:
-        reports = Reports(self.server.lab)
+        reports = Reports(self.lab)
         saved = edit(self.notebook, "greet", 'f"Good morning, {name}!"', 'f"Good evening, {name}!')
         report = reports.of("hello")
         print(f"  reload report, {since(saved)} after the save:\n    {report['text']}")
@@ -213,7 +215,7 @@ class Story:
         self.show_stale("hello")
 
     def mend(self) -> None:
-        reports = Reports(self.server.lab)
+        reports = Reports(self.lab)
         saved = edit(self.notebook, "greet", 'f"Good evening, {name}!', 'f"Good evening, {name}!"')
         self.call_until("Good morning, Ada!", "Good evening, Ada!", saved)
         self.show_loaded(reports)
@@ -238,7 +240,7 @@ class Story:
 
     def show_stale(self, wanted: str) -> None:
         """Which services are stale: by the header of the last answer, and for the developer."""
-        stale = [one["service"] for one in self.server.lab.services() if one["stale"]]
+        stale = [one["service"] for one in self.lab.services() if one["stale"]]
         expect("the header X-Clarens-Stale", self.transport.stale, wanted)
         expect("what lab.services() calls stale", stale, [wanted] if wanted else [])
         print(f"  stale: {', '.join(stale) or 'nothing'}   (the header X-Clarens-Stale and lab.services() agree)")
@@ -251,15 +253,25 @@ class Story:
         print(f"  SIGTERM  ->  exit status {status}   ({since(started)})")
 
 
+@contextmanager
+def story_of(server: Server, notebook: Path) -> Iterator[Story]:
+    """A story with its two clients: one for everyone, and one for the developer, who has the token."""
+    transport = Transport()
+    with (
+        xmlrpc.client.ServerProxy(server.url, transport=transport) as client,
+        xmlrpc.client.ServerProxy(server.lab_url, transport=Transport()) as developer,
+    ):
+        yield Story(server, notebook, client, transport, developer.lab)
+
+
 def tell(work: Path) -> None:
     """The whole story, in a temporary folder."""
     folder = work / "services"
     print("Serve a copy of notebooks/services:")
     shutil.copytree(SERVICES, folder, ignore=shutil.ignore_patterns(".*", "__pycache__"))
     started = time.perf_counter()
-    with serving(folder, work) as server:
+    with serving(folder, work) as server, story_of(server, folder / "hello.ipynb") as story:
         print(f"  at {server.url}   ({since(started)})")
-        story = Story(server, folder)
         for title, step in (
             ("Call it with the standard library's xmlrpc.client:", story.call_methods),
             ("Change a cell, and save as Jupyter does:", story.save_a_change),
@@ -280,8 +292,6 @@ def reason(error: Exception) -> str:
 
 
 def main() -> int:
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that a pipe shows it as it happens
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server must not be left behind then either
     started = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(prefix="clarens-demo-") as work:
@@ -297,4 +307,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that a pipe shows it as it happens
+    for signum in (signal.SIGINT, signal.SIGTERM):  # also SIGTERM, and also from a background job, where INT is ignored
+        signal.signal(signum, signal.default_int_handler)
     sys.exit(main())

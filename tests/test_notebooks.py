@@ -5,11 +5,12 @@ import csv
 import importlib.util
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +24,12 @@ from clarens_lab.registry import Generation
 from clarens_lab.service import Kept
 from clarens_lab.testing import LocalService, run_tests
 
-NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = ROOT / "notebooks"
 SERVICES = NOTEBOOKS / "services"
 DEMO = NOTEBOOKS / "demo.py"
 TABLE = SERVICES / "leap-seconds.csv"
+OFFICIAL = Path("/usr/share/zoneinfo/leap-seconds.list")
 
 every_notebook = pytest.mark.parametrize(
     "path", [pytest.param(one, id=one.stem) for one in sorted(NOTEBOOKS.rglob("*.ipynb"))]
@@ -53,7 +56,7 @@ def service(name: str) -> LocalService:
 def test_every_notebook_is_valid_nbformat_4_5(path: Path) -> None:
     """Every notebook is valid nbformat 4.5, its cells with ids that can be read."""
     notebook = json.loads(path.read_text(encoding="utf-8"))
-    nbformat.validate(copy.deepcopy(notebook))  # type: ignore[no-untyped-call]  # nbformat has no types
+    nbformat.validate(copy.deepcopy(notebook))
 
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
     assert notebook["metadata"]["kernelspec"]["name"] == "python3"
@@ -64,7 +67,7 @@ def test_every_notebook_is_valid_nbformat_4_5(path: Path) -> None:
 
 @every_notebook
 def test_every_notebook_starts_clean(path: Path) -> None:
-    """No notebook holds outputs or execution counts, and it is written as Jupyter writes it, so that a save is no diff."""
+    """No notebook holds outputs or execution counts, and each is written as Jupyter writes it: a save is no diff."""
     text = path.read_text(encoding="utf-8")
     notebook = json.loads(text)
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -111,6 +114,39 @@ def test_every_service_says_how_to_serve_it(path: Path) -> None:
     assert "clarens-lab serve notebooks/services" in "".join(first["source"])
 
 
+def documented_commands() -> list[str]:
+    """Every command that README and notebooks tell their reader, but for `serve`."""
+    texts = [(NOTEBOOKS / "README.md").read_text(encoding="utf-8")]
+    for path in sorted(SERVICES.glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        texts += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    return sorted(set(re.findall(r"clarens-lab (?!serve)([^`\n]+)", "\n".join(texts))))
+
+
+def test_the_commands_in_the_text_work(tmp_path: Path) -> None:
+    """Every command that the notebooks and their README tell works, beside a server that was started as they tell."""
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(tmp_path)}  # no other server of this user is found there
+    program = [sys.executable, "-m", "clarens_lab"]
+    serve = [*program, "serve", "notebooks/services", "--port", "0", "--run-file", str(tmp_path / "run.json")]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(serve, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    try:
+        wait_for_one(tmp_path, "run.json")
+        commands = documented_commands()
+        ended = {
+            command: subprocess.run([*program, *shlex.split(command)], cwd=ROOT, env=environment, capture_output=True)
+            for command in commands
+        }
+    finally:
+        server.terminate()
+        server.wait(20)
+
+    assert {"call hello.greet Ada", "reload picalc --fresh"} <= set(commands)
+    assert [(command, one.stderr) for command, one in ended.items() if one.returncode] == []
+    assert ended["call hello.greet Ada"].stdout == b"Hello, Ada!\n"
+    assert ended["call leapseconds.tai_minus_utc 2016-12-31"].stdout == b"36\n"
+
+
 # --- what they answer --------------------------------------------------------------------------
 
 
@@ -130,7 +166,8 @@ def test_picalc_rounds() -> None:
     picalc = service("picalc")
 
     assert [picalc.digits(n) for n in (1, 2, 3, 4, 5)] == ["3", "3.1", "3.14", "3.142", "3.1416"]
-    assert picalc.digits(768)[-7:] == "9999998"  # six nines from the 762nd decimal on, then 8
+    # From the 762nd decimal on there are six nines and an 8: rounded amid them, zeros.
+    assert (picalc.digits(768)[-7:], picalc.digits(769)[-7:]) == ("5000000", "9999998")
     assert len(picalc.digits(10_000)) == 10_001
     for n in (0, -1, 10_001):
         with pytest.raises(Fault, match="ask for 1 to 10000"):
@@ -193,18 +230,13 @@ def test_the_table_has_the_form_of_leap_seconds() -> None:
     assert TABLE.stat().st_size < 50_000
 
 
-def official_lists() -> Iterator[Path]:
-    """Copies of the official list that this machine may have, in Debian's and others' tzdata."""
-    yield from (path for path in [Path("/usr/share/zoneinfo/leap-seconds.list")] if path.exists())
-
-
-@pytest.mark.skipif(not list(official_lists()), reason="this machine has no copy of the official list")
+@pytest.mark.skipif(not OFFICIAL.exists(), reason="this machine has no copy of the official list")
 def test_the_table_agrees_with_the_official_list() -> None:
-    """Up to 2017 the table is, day by day and second by second, the list that systems take their time from."""
-    for path in official_lists():
-        rows = [line.split()[:2] for line in path.read_text().splitlines() if line and not line.startswith("#")]
-        official = [(date(1900, 1, 1) + timedelta(seconds=int(since)), int(offset)) for since, offset in rows]
-        assert changes() == [row for row in official if row[0] <= date(2017, 1, 1)]
+    """Up to 2017 the table is, day by day and second by second, the list that operating systems go by."""
+    lines = [line.split() for line in OFFICIAL.read_text().splitlines() if not line.startswith("#")]
+    official = [(date(1900, 1, 1) + timedelta(seconds=int(since)), int(offset)) for since, offset, *_ in lines]
+
+    assert changes() == [row for row in official if row[0] <= date(2017, 1, 1)]
 
 
 def test_the_data_names_its_source_and_licence() -> None:
