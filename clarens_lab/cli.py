@@ -1,7 +1,6 @@
 """`clarens-lab`: the server, and the verbs for servers that run."""
 
 import argparse
-import ast
 import base64
 import json
 import os
@@ -14,10 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from clarens_lab import __version__, runfiles
+from clarens_lab import runfiles
 from clarens_lab.faults import Fault, nearest
 from clarens_lab.settings import FILE, TABLE, SettingsError, project_of, read, value_of
 from clarens_lab.source import LoadError
+from clarens_lab.verbs import TERMINAL, NotACall, call_of, known_at, tree
+
+VERBS = known_at(TERMINAL)
 
 STOP_SECONDS = 30.0
 
@@ -28,13 +30,14 @@ class Failed(Exception):
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs one command line; returns the exit status: 0, 1 (it failed) or 2 (it was not understood)."""
-    arguments = parser().parse_args(words)
-    if not hasattr(arguments, "run"):
-        parser().print_help()
+    parser = tree(TERMINAL)
+    arguments = parser.parse_args(words)
+    if arguments.verb is None:
+        parser.print_help()
         return 2
     try:
-        return int(arguments.run(arguments) or 0)
-    except (Failed, SettingsError, LoadError) as error:
+        return int(RUN[arguments.verb](arguments) or 0)
+    except (NotACall, Failed, SettingsError, LoadError) as error:
         print(f"clarens-lab: {error}", file=sys.stderr)
     except Fault as fault:
         print(f"clarens-lab: {fault.text}", file=sys.stderr)
@@ -45,49 +48,7 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong, and what may have been meant."""
-
-    def error(self, message: str) -> Any:
-        words = message.split("'")
-        hint = ""
-        if "invalid choice" in message and len(words) > 1:
-            near = nearest(words[1], VERBS)
-            message = f"no verb {words[1]!r}"
-            hint = f"; did you mean {near!r}?" if near else f"; there are {', '.join(VERBS)}"
-        self.exit(2, f"{self.prog}: {message}{hint}\n")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The tree of verbs."""
-    root = _Parser(prog="clarens-lab", description="Serve notebooks as network services, and talk to servers that run.")
-    root.add_argument("--version", action="version", version=f"clarens-lab {__version__}")
-    verbs = root.add_subparsers(metavar="VERB", title="verbs", parser_class=_Parser)
-    for name, (add, run, text) in VERBS.items():
-        verb = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        add(verb)
-        verb.set_defaults(run=run)
-    return root
-
-
-def _server_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--url", help="the server's address; without it, this project's running server")
-    verb.add_argument("--token", help="its lab token; without it, from its run file or CLARENS_TOKEN")
-    verb.add_argument("--json", action="store_true", help="answer as JSON")
-
-
 # --- serve --------------------------------------------------------------------------------------
-
-
-def _add_serve(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", nargs="*", type=Path, help="notebook, .py file, package or folder (default: this folder)")
-    verb.add_argument("--port", type=int, help=f"port to listen on (default {TABLE['port'].default}; 0: any free one)")
-    verb.add_argument("--host", help=f"address to listen on (default {TABLE['host'].default})")
-    verb.add_argument("--debug", action=argparse.BooleanOptionalAction, help="tell callers the traceback of a fault")
-    verb.add_argument("--reload", action=argparse.BooleanOptionalAction, help="reload files when they are saved")
-    verb.add_argument("--run-file", type=Path, help="write url, token, pid and paths to this file once it serves")
-    verb.add_argument("--log-file", help="write the log to this file, rotated, instead of stderr")
-    verb.add_argument("--log-format", choices=("text", "json"), help="write log lines as text or as JSON")
 
 
 def _serve(arguments: argparse.Namespace) -> None:
@@ -203,16 +164,6 @@ def _service_line(service: Mapping[str, Any]) -> str:
     return f"{service['service']}  generation {service['generation']}  {origin}{stale}"
 
 
-def _add_service(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("service", help="the service's name")
-    _server_options(verb)
-
-
-def _add_methods(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("service", nargs="?", help="only this service's")
-    _server_options(verb)
-
-
 def _methods(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
         names = client.system.listMethods()
@@ -228,20 +179,10 @@ def _methods(arguments: argparse.Namespace) -> None:
     _answer(arguments, told, lambda _: "\n".join(signatures))
 
 
-def _add_method(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("method", help="as service.method")
-    _server_options(verb)
-
-
 def _help(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
         told = client.system.methodHelp(arguments.method)
     _answer(arguments, told, str)
-
-
-def _add_call(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("call", nargs="+", help="'service.method(1, \"x\")', or service.method 1 x (JSON or plain words)")
-    _server_options(verb)
 
 
 def _call(arguments: argparse.Namespace) -> int:
@@ -267,34 +208,6 @@ def _call(arguments: argparse.Namespace) -> int:
 
 def _value_text(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
-
-
-def call_of(words: Sequence[str]) -> tuple[str, list[Any]]:
-    """The method and arguments of `service.method(1, "x")` or of `service.method 1 x`; Failed if it is neither."""
-    text = " ".join(words)
-    if "(" not in words[0]:
-        return words[0], [_literal(word) for word in words[1:]]
-    try:
-        tree = ast.parse(text.strip().rstrip(";"), mode="eval").body
-        if not isinstance(tree, ast.Call):
-            raise ValueError("that is no call")
-        if tree.keywords:
-            raise ValueError("XML-RPC passes arguments by position only")
-        return ast.unparse(tree.func), [ast.literal_eval(argument) for argument in tree.args]
-    except (SyntaxError, ValueError) as error:
-        raise Failed(f"{text!r} cannot be called: {error}; write service.method(1, 'x') with literal values") from None
-
-
-def _literal(word: str) -> Any:
-    try:
-        return json.loads(word)
-    except ValueError:
-        return word
-
-
-def _add_test(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("path", nargs="?", help="a notebook, file or package, tested with no server; or a service's name")
-    _server_options(verb)
 
 
 def _test(arguments: argparse.Namespace) -> int:
@@ -342,21 +255,11 @@ def _remove(arguments: argparse.Namespace) -> None:
     _answer(arguments, told, lambda report: str(report["text"]))
 
 
-def _add_reload(verb: argparse.ArgumentParser) -> None:
-    _add_service(verb)
-    verb.add_argument("--fresh", action="store_true", help="also forget what keep() made")
-
-
 def _reload(arguments: argparse.Namespace) -> int:
     with _client(arguments) as client:
         told = client.lab.reload(arguments.service, arguments.fresh)
     _answer(arguments, told, lambda report: "\n".join([report["text"], *report["notes"]]))
     return 0 if told["ok"] else 1
-
-
-def _add_log(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--follow", "-f", action="store_true", help="go on with what comes, until interrupted")
-    _server_options(verb)
 
 
 def _log(arguments: argparse.Namespace) -> None:
@@ -372,12 +275,6 @@ def _log(arguments: argparse.Namespace) -> None:
             sys.stdout.flush()
             if not arguments.follow:
                 return
-
-
-def _add_config(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("key", nargs="?", help="a setting")
-    verb.add_argument("value", nargs="?", help="set it to this in the project's clarens.toml")
-    verb.add_argument("--json", action="store_true", help="answer as JSON")
 
 
 def _config(arguments: argparse.Namespace) -> None:
@@ -409,19 +306,17 @@ def _set(file: Path, key: str, value: Any) -> None:
     file.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
-Verb = tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int | None], str]
-
-VERBS: dict[str, Verb] = {
-    "serve": (_add_serve, _serve, "serve notebooks, .py files, packages and folders"),
-    "stop": (_server_options, _stop, "stop a running server"),
-    "servers": (_server_options, _servers, "list your running servers"),
-    "services": (_server_options, _services, "list the services of a server"),
-    "methods": (_add_methods, _methods, "list methods with their signatures"),
-    "help": (_add_method, _help, "show a method's signature and documentation"),
-    "call": (_add_call, _call, "call a method"),
-    "test": (_add_test, _test, "run the test cells of a notebook, or of a server's services"),
-    "remove": (_add_service, _remove, "withdraw a service and free its name"),
-    "reload": (_add_reload, _reload, "load a service again, changed or not"),
-    "log": (_add_log, _log, "show a server's log"),
-    "config": (_add_config, _config, "list, read or set the project's settings"),
+RUN: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "serve": _serve,
+    "stop": _stop,
+    "servers": _servers,
+    "services": _services,
+    "methods": _methods,
+    "help": _help,
+    "call": _call,
+    "test": _test,
+    "remove": _remove,
+    "reload": _reload,
+    "log": _log,
+    "config": _config,
 }

@@ -16,10 +16,10 @@ LAYERS = """
     faults settings source frames output runfiles logs acl watch
     codec signature service auth
     stores
-    registry sessions compat events loaders records answers transport client engines
+    registry sessions compat events loaders records answers transport client proxy engines
     report dispatch reload testing __init__ bundled
     http server
-    cli __main__
+    verbs cli __main__
 """
 ORDER = LAYERS.split()
 
