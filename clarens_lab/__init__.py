@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from clarens_lab.client import AsyncClient, Client
     from clarens_lab.faults import Fault
+    from clarens_lab.proxy import Proxy
     from clarens_lab.server import Server
     from clarens_lab.service import current_call, keep, method, on_startup, on_unload
     from clarens_lab.testing import load
@@ -31,7 +32,11 @@ HOMES = {
 
 __all__ = [
     "AsyncClient", "Client", "Fault", "Server", "current_call", "keep", "load", "method", "on_startup", "on_unload",
+    "services",
 ]  # fmt: skip
+
+services: dict[str, "Proxy"] = {}
+"""In a notebook: its services by name, as proxies, for those whose names are taken by something else."""
 
 
 def __getattr__(name: str) -> Any:
@@ -44,3 +49,13 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """`%load_ext clarens_lab`: the magics of a notebook."""
+    importlib.import_module("clarens_ipython").load_ipython_extension(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """`%unload_ext clarens_lab`: takes them away, and all that they started."""
+    importlib.import_module("clarens_ipython").unload_ipython_extension(shell)

@@ -3,25 +3,31 @@
 import argparse
 import base64
 import json
+import logging
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from clarens_lab import runfiles
-from clarens_lab.faults import Fault, nearest
-from clarens_lab.settings import FILE, TABLE, SettingsError, project_of, read, value_of
+from clarens_lab import logs, output, runfiles
+from clarens_lab.faults import Fault, TimedOut, TransportFailed, nearest
+from clarens_lab.settings import FILE, TABLE, Settings, SettingsError, project_of, read, value_of, variable
 from clarens_lab.source import LoadError
 from clarens_lab.verbs import TERMINAL, NotACall, call_of, known_at, tree
 
 VERBS = known_at(TERMINAL)
 
+log = logging.getLogger("clarens_lab.serve")
+
+ASK_SECONDS = 5.0
+FOLLOW_SECONDS = 30.0
 STOP_SECONDS = 30.0
+PRINTED = 64 * 1024
 
 
 class Failed(Exception):
@@ -43,42 +49,92 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"clarens-lab: {fault.text}", file=sys.stderr)
     except BrokenPipeError:  # `clarens-lab log | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"clarens-lab: {_os_text(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return 130
     return 1
+
+
+def _os_text(error: OSError) -> str:
+    """What went wrong, with the file it went wrong with."""
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename else text
 
 
 # --- serve --------------------------------------------------------------------------------------
 
 
 def _serve(arguments: argparse.Namespace) -> None:
-    from clarens_lab import logs  # these are slow to import, and no other verb needs them
-    from clarens_lab.server import Server  # as above
+    from clarens_lab.server import PortInUse, Server  # slow to import, and no other verb needs it
 
-    paths = arguments.path or [Path()]
+    paths = arguments.path or ([] if arguments.empty else [Path()])
     for path in paths:
-        if not path.exists():
-            raise Failed(f"{str(path)!r} does not exist; serve takes notebooks, .py files, packages and folders")
+        _check_path(path)
+    if arguments.run_file is not None and not arguments.run_file.absolute().parent.is_dir():
+        raise Failed(f"--run-file {str(arguments.run_file)!r}: the folder does not exist")
     given = {name: getattr(arguments, name) for name in ("port", "host", "reload", "log_file", "log_format")}
     if arguments.debug is not None:
         given["debug"] = "on" if arguments.debug else "off"
-    settings = read(project_of(paths[0]), given=given)
+    settings = read(project_of(paths[0] if paths else Path()), given=given)
     logs.set_up(settings)
     server = Server(paths, settings)
     try:
         server.listen()
-        server.run(ready=lambda: _ready(server.running, arguments.run_file))
-    except OSError as error:
-        raise Failed(error.strerror or str(error)) from None
+        server.run(ready=lambda: _ready(server, arguments.run_file))
+    except PortInUse as error:
+        raise Failed(f"{error.strerror}{_own_server_on(settings.port)}") from None
     finally:
         if arguments.run_file is not None:
-            arguments.run_file.unlink(missing_ok=True)
+            runfiles.take_back(arguments.run_file)
 
 
-def _ready(server: runfiles.Running, run_file: Path | None) -> None:
+def _check_path(path: Path) -> None:
+    takes = "serve takes notebooks, .py files, packages and folders"
+    if not path.exists():
+        raise Failed(f"{str(path)!r} does not exist; {takes}")
+    if path.is_file() and path.suffix not in (".ipynb", ".py"):
+        raise Failed(f"{str(path)!r} cannot be served; {takes}")
+
+
+def _own_server_on(port: int) -> str:
+    """What to add where the program on a port is a server of the user's own."""
+    own = next((one for one in runfiles.running() if one.is_at(f"127.0.0.1:{port}")), None)
+    return f"\nIt is your own: {_shown(own)}; 'clarens-lab stop --url {own.url}' stops it" if own else ""
+
+
+def _ready(server: Any, run_file: Path | None) -> None:
+    """Tells what is served and what to type next: first thing in the log, and on stderr where the log is a file."""
+    settings: Settings = server.settings
+    lines = _first_words(server.registry.current, server.paths, settings)
+    for line in lines:
+        log.info("%s", line)
+    if settings.log_file:
+        print("\n".join([f"serving {server.url}; the log is {settings.log_file}", *lines]), file=sys.stderr, flush=True)
     if run_file is not None:
-        content = asdict(server)
+        content = asdict(server.running)
         runfiles.write_to(run_file.absolute(), {key: content[key] for key in ("url", "token", "pid", "paths")})
+
+
+def _first_words(catalogue: Any, paths: Sequence[Path], settings: Settings) -> list[str]:
+    lines = []
+    if own := sorted(one.service for one in catalogue.services.values() if not one.bundled):
+        lines.append(f"services: {', '.join(own)} ({'' if settings.reload else 'not '}reloaded when saved)")
+    elif not catalogue.troubles:
+        where = ", ".join(map(str, paths))
+        lines.append(
+            f"no service in {where} yet: begin a notebook cell with '%%clarens service NAME', "
+            "write '@method' above a function in it, and save"
+        )
+    if not settings.loopback:
+        lines.append(
+            "other machines can call every method but those of lab.*, as the address of this one or as a name "
+            f"in allowed_hosts ({settings.allowed_hosts or 'none yet'})"
+        )
+    if broken := sorted(catalogue.troubles):
+        lines.append(f"not loaded: {', '.join(broken)} (the reason is above; save a mended version)")
+    lines.append("next: 'clarens-lab methods' in another terminal; Ctrl-C here, or 'clarens-lab stop', ends it")
+    return lines
 
 
 # --- finding a server ---------------------------------------------------------------------------
@@ -86,30 +142,35 @@ def _ready(server: runfiles.Running, run_file: Path | None) -> None:
 
 def _find(arguments: argparse.Namespace) -> runfiles.Running:
     servers = list(runfiles.running())
+    token = arguments.token or os.environ.get("CLARENS_TOKEN") or ""
     if arguments.url:
-        known = next((one for one in servers if one.url.rstrip("/") == arguments.url.rstrip("/")), None)
-        token = arguments.token or os.environ.get("CLARENS_TOKEN") or (known.token if known else "")
-        return runfiles.Running(arguments.url, token, known.pid if known else 0, known.paths if known else ())
-    project = str(project_of(Path.cwd()))
-    mine = [one for one in servers if one.project == project]
-    if len(mine) == 1:
-        return mine[0]
-    if mine:
-        shown = "\n".join(f"  {_shown(one)}" for one in mine)
+        url = arguments.url if "://" in arguments.url else f"http://{arguments.url}"
+        known = next((one for one in servers if one.is_at(url)), runfiles.Running(url, "", 0, ()))
+        return replace(known, token=token or known.token)
+    folder = Path.cwd()
+    here = [one for one in servers if one.serves(folder)]
+    if len(here) == 1:
+        return replace(here[0], token=token or here[0].token)
+    if here:
+        shown = "\n".join(f"  {_shown(one)}" for one in here)
         raise Failed(f"several servers of this project run; choose one with --url:\n{shown}")
     others = "".join(f"\n  {_shown(one)}" for one in servers)
-    elsewhere = f"; others, to be chosen with --url:{others}" if servers else ""
-    raise Failed(f"no server of {project} runs; start one with 'clarens-lab serve PATH'{elsewhere}")
+    elsewhere = f"; --url chooses one of another project:{others}" if servers else ""
+    raise Failed(f"no server runs for {project_of(folder)}; start one with 'clarens-lab serve PATH'{elsewhere}")
 
 
 def _shown(server: runfiles.Running) -> str:
-    return f"{server.url}  pid {server.pid}  {', '.join(server.paths) or '-'}"
+    inside = "inside " if server.embedded else ""
+    return f"{server.url}  {inside}pid {server.pid}  {', '.join(server.paths) or '-'}"
 
 
 def _client(arguments: argparse.Namespace) -> Any:
+    return _connected(_find(arguments))
+
+
+def _connected(server: runfiles.Running) -> Any:
     from clarens_lab.client import Client  # not needed by `serve` and `--help`
 
-    server = _find(arguments)
     return Client(server.url, token=server.token or None)
 
 
@@ -135,25 +196,48 @@ def _stop(arguments: argparse.Namespace) -> None:
     server = _find(arguments)
     if not server.pid:
         raise Failed(f"{server.url} is not a server of yours on this machine; stop it where it was started")
+    if server.embedded:
+        raise Failed(f"{server.url} runs inside another program (pid {server.pid}), such as a notebook; stop it there")
+    _check_process(server)
     os.kill(server.pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_SECONDS
-    while any(one.pid == server.pid and one.url == server.url for one in runfiles.running()):
+    while runfiles.is_alive(server.pid):
         if time.monotonic() > deadline:
             raise Failed(f"{server.url} (pid {server.pid}) has not ended after {STOP_SECONDS:g} s")
         time.sleep(0.02)
     _answer(arguments, {"stopped": server.url, "pid": server.pid}, lambda told: f"stopped {told['stopped']}")
 
 
+def _check_process(server: runfiles.Running) -> None:
+    """Makes sure that the process is the server, and not one that has got the number of a server that crashed."""
+    from clarens_lab.client import Client  # not needed by `serve` and `--help`
+
+    try:
+        with Client(server.url, token=server.token, timeout=ASK_SECONDS) as client:
+            pid = client.lab.status()["pid"]
+    except TimedOut:  # it listens, but is stuck: stopping it is all the more wanted
+        return
+    except TransportFailed as fault:
+        raise Failed(f"{server.url} does not answer, so pid {server.pid} is left alone: {fault.text}") from None
+    if pid != server.pid:
+        raise Failed(f"{server.url} is pid {pid}, not {server.pid} as its run file says; nothing was stopped")
+
+
 def _servers(arguments: argparse.Namespace) -> None:
     servers = list(runfiles.running())
-    told = [{"url": one.url, "pid": one.pid, "paths": list(one.paths), "project": one.project} for one in servers]
+    shown = ("url", "pid", "paths", "project", "embedded")  # never the token
+    told = [{name: value for name, value in asdict(one).items() if name in shown} for one in servers]
     _answer(arguments, told, lambda _: "\n".join(map(_shown, servers)) or "no server of yours runs")
 
 
 def _services(arguments: argparse.Namespace) -> None:
     with _client(arguments) as client:
-        told = client.lab.services()
+        told = _own_first(client.lab.services())
     _answer(arguments, told, lambda services: "\n".join(map(_service_line, services)))
+
+
+def _own_first(services: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(services, key=lambda one: (one["bundled"], one["service"]))
 
 
 def _service_line(service: Mapping[str, Any]) -> str:
@@ -165,18 +249,35 @@ def _service_line(service: Mapping[str, Any]) -> str:
 
 
 def _methods(arguments: argparse.Namespace) -> None:
-    with _client(arguments) as client:
-        names = client.system.listMethods()
-        wanted = [name for name in names if arguments.service in (None, name.partition(".")[0])]
-        if arguments.service and not wanted:
-            services = sorted({name.partition(".")[0] for name in names})
-            near = nearest(arguments.service, services)
-            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(services)}"
-            raise Failed(f"no service {arguments.service!r}; {hint}")
-        helps = client.multicall([("system.methodHelp", name) for name in wanted])
-    signatures = [str(text).partition("\n")[0] for text in helps]
-    told = [{"method": name, "signature": text} for name, text in zip(wanted, signatures, strict=True)]
-    _answer(arguments, told, lambda _: "\n".join(signatures))
+    server = _find(arguments)
+    with _connected(server) as client:
+        known = _with_token(client, arguments.service) if server.token else _without_token(client)
+    wanted = [(name, text) for name, text in known if arguments.service in (None, name.partition(".")[0])]
+    if arguments.service and not wanted:
+        services = sorted({name.partition(".")[0] for name, _ in known})
+        near = nearest(arguments.service, services)
+        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(services)}"
+        raise Failed(f"no service {arguments.service!r}; {hint}")
+    told = [{"method": name, "signature": text} for name, text in wanted]
+    _answer(arguments, told, lambda _: "\n".join(text for _, text in wanted))
+
+
+def _with_token(client: Any, wanted: str | None) -> list[tuple[str, str]]:
+    """Method and signature of each; asked at once, for one line in the server's log."""
+    known = []
+    for service in _own_first(client.lab.services()):
+        name = service["service"]
+        if name == wanted and not service["generation"]:
+            raise Failed(f"{name} is not loaded: {service['trouble']}")
+        known += [(f"{name}.{text.partition('(')[0]}", f"{name}.{text}") for text in service["methods"]]
+    return known
+
+
+def _without_token(client: Any) -> list[tuple[str, str]]:
+    """The same as far as a stranger is told it."""
+    names = client.system.listMethods()
+    helps = client.multicall([("system.methodHelp", name) for name in names])
+    return [(name, str(text).partition("\n")[0]) for name, text in zip(names, helps, strict=True)]
 
 
 def _help(arguments: argparse.Namespace) -> None:
@@ -188,13 +289,8 @@ def _help(arguments: argparse.Namespace) -> None:
 def _call(arguments: argparse.Namespace) -> int:
     name, given = call_of(arguments.call)
     server = _find(arguments)
-    from clarens_lab.client import Client  # not needed by `serve` and `--help`
-
-    with Client(server.url, token=server.token or None) as client:
-        if not server.token:
-            _answer(arguments, client.call(name, *given), _value_text)
-            return 0
-        told = client.lab.call(name, given)
+    with _connected(server) as client:
+        told = client.lab.call(name, given) if server.token else _called_by_a_stranger(client, name, given)
     if told["output"]:
         print(told["output"], end="" if told["output"].endswith("\n") else "\n", file=sys.stderr)
     if "fault" in told:
@@ -204,6 +300,16 @@ def _call(arguments: argparse.Namespace) -> int:
         return 1
     _answer(arguments, told["value"], _value_text)
     return 0
+
+
+def _called_by_a_stranger(client: Any, name: str, given: list[Any]) -> dict[str, Any]:
+    """As `lab.call` answers, as far as it is known without the token."""
+    try:
+        return {"value": client.call(name, *given), "output": ""}
+    except (TransportFailed, TimedOut):
+        raise
+    except Fault as fault:
+        return {"fault": {"code": fault.code, "text": fault.text}, "output": ""}
 
 
 def _value_text(value: Any) -> str:
@@ -224,17 +330,35 @@ def _test(arguments: argparse.Namespace) -> int:
 
 def _local_results(path: Path) -> list[dict[str, Any]]:
     from clarens_lab import loaders  # not needed by the other verbs
-    from clarens_lab.service import Kept  # as above
-    from clarens_lab.testing import run_tests  # as above
 
     is_folder = path.is_dir() and not any((path / f"__init__{suffix}").exists() for suffix in loaders.SUFFIXES)
     files = loaders.discover(path).services if is_folder else (path,)
-    results: list[dict[str, Any]] = []
-    for file in files:
+    output.install()  # what the code prints belongs to its result, and not into the answer
+    try:
+        return [result for file in files for result in _file_results(file)]
+    finally:
+        output.uninstall()
+
+
+def _file_results(file: Path) -> list[dict[str, Any]]:
+    """The results of one file's tests; a file that cannot be loaded counts as a test that failed."""
+    from clarens_lab import loaders  # as above
+    from clarens_lab.service import Kept  # as above
+    from clarens_lab.testing import Result, run_tests  # as above
+
+    results: list[Result] = []
+    service = loaders.identifier(file.stem)
+    printed = output.Output(PRINTED)
+    try:
         for source in loaders.read(file):
-            generation = loaders.build(source, Kept())
-            results += [dict(result.as_struct()) for result in run_tests(generation, source.tests)]
-    return results
+            service = source.service
+            with output.captured(printed):
+                generation = loaders.build(source, Kept())
+            results += run_tests(generation, source.tests)
+            generation.unload()
+    except LoadError as error:
+        results.append(Result(service, f"load {file.name}", False, str(error), output=printed.text()))
+    return [dict(result.as_struct()) for result in results]
 
 
 def _results_text(results: Sequence[Mapping[str, Any]]) -> str:
@@ -243,6 +367,7 @@ def _results_text(results: Sequence[Mapping[str, Any]]) -> str:
         mark = "ok  " if result["ok"] else "FAIL"
         lines.append(f"{mark} {result['service']}: {result['test']} ({result['ms']:.0f} ms)")
         lines += [f"     {line}" for line in (result["traceback"] or result["error"]).splitlines()]
+        lines += [f"     printed: {line}" for line in result["output"].splitlines() if not result["ok"]]
     failed = sum(not result["ok"] for result in results)
     if not results:
         return "no test cells: a cell that begins with '%%clarens test' is one"
@@ -263,34 +388,43 @@ def _reload(arguments: argparse.Namespace) -> int:
 
 
 def _log(arguments: argparse.Namespace) -> None:
-    since = 0
+    since, wait = 0, 0.0
+    shown = logs.as_json if arguments.json else logs.as_text
     with _client(arguments) as client:
         while True:
-            told = client.lab.log(since, 30.0 if since else 0.0)
-            if since == 0 and told["lost"]:
+            told = client.lab.log(since, wait)
+            if told["lost"]:
                 print(f"({told['lost']} older lines are not kept)", file=sys.stderr)
             for line in told["items"]:
-                _answer(arguments, line, lambda one: f"{one['time']} {one['level']} {one['name']}: {one['text']}")
-            since = told["next"]
+                print(shown(line))
             sys.stdout.flush()
             if not arguments.follow:
                 return
+            since, wait = told["next"], FOLLOW_SECONDS
 
 
 def _config(arguments: argparse.Namespace) -> None:
     project = project_of(Path.cwd())
     if arguments.value is not None:
-        value = value_of(arguments.key, arguments.value, where="clarens-lab config")
-        _set(project / FILE, arguments.key, value)
-        _answer(arguments, {arguments.key: value}, lambda _: f"{arguments.key} = {value!r} in {project / FILE}")
+        value, told = set_setting(project, arguments.key, arguments.value)
+        _answer(arguments, {arguments.key: value}, lambda _: told)
         return
     settings = asdict(read(project))
     if arguments.key is not None:
         if arguments.key not in settings:
-            value_of(arguments.key, "", where="clarens-lab config")
+            value_of(arguments.key, "", where="config")
         _answer(arguments, settings[arguments.key], str)
         return
     _answer(arguments, settings, lambda _: "\n".join(_setting_line(name, settings[name]) for name in TABLE))
+
+
+def set_setting(project: Path, key: str, text: str) -> tuple[object, str]:
+    """Sets a key of the project's clarens.toml; the value as it is written there, and what to tell of it."""
+    value = value_of(key, text, where="config")
+    _set(project / FILE, key, value)
+    over = variable(key)
+    but = f", but {over} in the environment wins over it" if over in os.environ else ""
+    return value, f"{key} = {json.dumps(value)} in {project / FILE}; a server reads it when it starts{but}"
 
 
 def _setting_line(name: str, value: object) -> str:
@@ -300,8 +434,12 @@ def _setting_line(name: str, value: object) -> str:
 def _set(file: Path, key: str, value: Any) -> None:
     """Sets one key, and keeps the rest of the file, comments included."""
     import tomlkit  # only this verb writes TOML
+    from tomlkit.exceptions import TOMLKitError
 
-    document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.exists() else tomlkit.document()
+    try:
+        document = tomlkit.parse(file.read_text(encoding="utf-8")) if file.exists() else tomlkit.document()
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file}: not readable as TOML, so nothing is set: {error}") from None
     document[key] = value
     file.write_text(tomlkit.dumps(document), encoding="utf-8")
 

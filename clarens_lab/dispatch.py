@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from clarens_lab import frames
-from clarens_lab.codec import encode_response
+from clarens_lab.codec import encode_response, legible
 from clarens_lab.engines import Engines
 from clarens_lab.events import Ring
 from clarens_lab.faults import Fault, NotLoggedIn, ServerFault, ServiceRaised
@@ -22,6 +22,7 @@ from clarens_lab.registry import Catalogue, Generation, Registry
 from clarens_lab.service import Call, Caller
 
 access_log = logging.getLogger("clarens_lab.access")
+lab_access_log = logging.getLogger("clarens_lab.access.lab")
 log = logging.getLogger(__name__)
 
 LAB = "lab"
@@ -43,6 +44,14 @@ class Outcome:
     stale: bool = False
     output: str = ""
     ms: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """What the caller is told of a fault; the server's own sentences end with the fault's number."""
+        if self.fault is None:
+            return ""
+        numbered = f"{self.fault.text} [fault {self.fault_id}]"
+        return legible(numbered if isinstance(self.fault, ServerFault) else self.fault.text)
 
 
 class Dispatcher:
@@ -99,7 +108,8 @@ class Dispatcher:
             }
             bound = method.signature.bind(arguments, name)
             call = Call(number, name, caller, generation.kept, catalogue)
-            value, answer = await self._engines.run(method, bound, call, output, _encoded)
+            own = generation.service == LAB
+            value, answer = await self._engines.run(method, bound, call, output, _encoded, own=own)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -113,7 +123,7 @@ class Dispatcher:
 
     def _failed(self, told: Mapping[str, Any], output: Output, fault: ServerFault) -> Outcome:
         fault_id = next(self._faults)
-        return Outcome(**told, fault=_with_id(fault, fault_id), fault_id=fault_id, output=output.text())
+        return Outcome(**told, fault=fault, fault_id=fault_id, output=output.text())
 
     def refused(self, fault: ServerFault, caller: Caller) -> Outcome:
         """The outcome of what came as a call, but was none."""
@@ -127,22 +137,24 @@ class Dispatcher:
         self, error: BaseException, fault_id: int, name: str, generation: Generation | None, caller: Caller
     ) -> Fault:
         own = own_fault(error)
-        if own is not None and not isinstance(own, ServerFault):
+        if own is not None:
             return own
         source = generation.source if generation is not None else None
         units = source.by_filename if source is not None else {}
-        if own is not None:
-            return _with_id(own, fault_id)
-        trace = frames.render(error, units) + relative_path_hint(error, source) + _sqlite_hint(error)
+        try:
+            trace = frames.render(error, units) + relative_path_hint(error, source) + _sqlite_hint(error)
+        except Exception:  # noqa: BLE001  # an exception's own attributes may fail when they are read
+            trace = f"{type(error).__name__}, which cannot be described: its own code fails"
         log.error("fault %d in %s, called by %s from %s\n%s", fault_id, name, caller.dn, caller.address, trace)
         if not self._tells_tracebacks:
-            return ServiceRaised(f"{name} failed; the server's log has the details. [fault {fault_id}]")
-        return ServiceRaised(f"{trace}\nin {name}, called by {caller.dn} from {caller.address} [fault {fault_id}]")
+            return ServiceRaised(f"{name} failed; the server's log has the details.")
+        return ServiceRaised(f"{trace}\nin {name}, called by {caller.dn} from {caller.address}")
 
     def _tell(self, outcome: Outcome, caller: Caller, service: str) -> None:
         served = f"{outcome.service}={outcome.generation}" if outcome.generation is not None else "-"
         ended = "ok" if outcome.fault is None else f"fault {outcome.fault_id} ({outcome.fault.code})"
-        access_log.info("%s %s %s %.1f ms %s", outcome.method, caller.address or "-", served, outcome.ms, ended)
+        lines = lab_access_log if service == LAB else access_log
+        lines.info("%s %s %s %.1f ms %s", outcome.method, caller.address or "-", served, outcome.ms, ended)
         if service == LAB:
             return  # who follows the events by lab.events would else see nothing but its own questions
         event: dict[str, Any] = {
@@ -158,7 +170,7 @@ class Dispatcher:
             "output": outcome.output[:EVENT_OUTPUT],
         }
         if outcome.fault is not None:
-            event |= {"fault": outcome.fault_id, "code": outcome.fault.code, "text": outcome.fault.text[:EVENT_OUTPUT]}
+            event |= {"fault": outcome.fault_id, "code": outcome.fault.code, "text": outcome.text[:EVENT_OUTPUT]}
         self._events.add(event)
 
 
@@ -175,25 +187,29 @@ def _encoded(value: Any) -> tuple[Any, bytes]:
     return value, encode_response(value)
 
 
-def _with_id(fault: Fault, fault_id: int) -> Fault:
-    fault.text = f"{fault.text} [fault {fault_id}]"
-    return fault
-
-
 def own_fault(error: BaseException) -> Fault | None:
     """The fault that an exception is by itself, with a number and a text of its own; else None.
 
     A `Fault`; `RuntimeError(number, text)`, as Clarens services raise it; and the standard library's
     `xmlrpc.client.Fault`, which a service gets from a server that it calls itself.
     """
-    if isinstance(error, Fault):
+    if isinstance(error, ServerFault):
         return error
+    try:
+        code, text = _number_and_text(error)
+        return Fault(max(-(2**31), min(2**31 - 1, code)), str(text))  # hardly any client reads a longer faultCode
+    except Exception:  # noqa: BLE001  # not one, or its attributes fail when they are read
+        return None
+
+
+def _number_and_text(error: BaseException) -> tuple[Any, Any]:
+    if isinstance(error, Fault):
+        return error.code, error.text
     if type(error) is RuntimeError and len(error.args) == 2 and type(error.args[0]) is int:
-        return Fault(error.args[0], str(error.args[1]))
-    code, text = getattr(error, "faultCode", None), getattr(error, "faultString", None)
-    if type(error).__name__ == "Fault" and type(code) is int and isinstance(text, str):
-        return Fault(code, text)
-    return None
+        return error.args
+    if type(error).__name__ == "Fault":
+        return error.faultCode, error.faultString  # type: ignore[attr-defined]  # one without is none, see above
+    raise TypeError
 
 
 def _sqlite_hint(error: BaseException) -> str:

@@ -8,8 +8,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any
+
+from clarens_lab.logs import line_of
 
 Item = Mapping[str, Any]
 """An event or a log line: a struct of values that the wire carries."""
@@ -27,6 +28,7 @@ class Ring:
         self._next = 0
         self._lock = threading.Lock()
         self._waiting: set[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = set()
+        self._closed = False
 
     def add(self, item: Item) -> None:
         """Adds an item, drops the oldest beyond the bounds, and wakes who waits."""
@@ -36,6 +38,16 @@ class Ring:
             self._bytes += self._size(item)
             while len(self._items) > self._most or (self._most_bytes is not None and self._bytes > self._most_bytes):
                 self._bytes -= self._size(self._items.popleft())
+        if self._waiting:
+            self._wake()
+
+    def close(self) -> None:
+        """Lets nobody wait any more, now or later: the server stops."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
             waiting, self._waiting = self._waiting, set()
         for loop, woken in waiting:
             try:
@@ -57,13 +69,15 @@ class Ring:
         woken: asyncio.Future[None] = loop.create_future()
         with self._lock:
             number = self._next if number < 0 else number
-            empty = number >= self._next
-            if empty:
+            waits = number >= self._next and timeout > 0 and not self._closed
+            if waits:
                 self._waiting.add((loop, woken))
-        if empty and timeout > 0:
-            await asyncio.wait([woken], timeout=timeout)
-        with self._lock:
-            self._waiting.discard((loop, woken))
+        try:
+            if waits:
+                await asyncio.wait([woken], timeout=timeout)
+        finally:
+            with self._lock:
+                self._waiting.discard((loop, woken))
         return self.since(number)
 
 
@@ -73,22 +87,19 @@ def _wake(woken: "asyncio.Future[None]") -> None:
 
 
 class RingHandler(logging.Handler):
-    """Puts log lines into a ring, as `{time, level, name, text}`."""
+    """Puts log lines into a ring, as `{time, level, name, text}`.
+
+    Not those of calls of `lab.*`: who follows the log by `lab.log` would be woken by his own questions, for ever.
+    """
 
     def __init__(self, ring: Ring) -> None:
         super().__init__()
         self.ring = ring
+        self.addFilter(lambda record: record.name != "clarens_lab.access.lab")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Adds the line."""
         try:
-            self.ring.add(
-                {
-                    "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-                    "level": record.levelname.lower(),
-                    "name": record.name,
-                    "text": record.getMessage(),
-                }
-            )
+            self.ring.add(line_of(record))
         except Exception:  # noqa: BLE001  # as logging's own handlers: a line that fails must not fail the call
             self.handleError(record)

@@ -5,7 +5,6 @@ The text shown is that of the generation that ran, whatever was saved since.
 
 import linecache
 import os
-import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,13 @@ from clarens_lab.source import Unit
 
 OURS = f"{Path(__file__).parent}{os.sep}"
 MOST_FRAMES = 24
+MOST_CAUSES = 10
+MOST_COLUMNS = 400
+MOST_GROUPED = 100
+MOST_LINE = 8 * 1024
 MOST_TEXT = 32 * 1024
+PRIVATE = "_clarens_"
+"""How the names begin under which a generation's modules stand in `sys.modules`."""
 Units = Mapping[str, Unit]
 """Units by the file name that their frames carry."""
 
@@ -32,22 +37,35 @@ class Frame:
 
 def frames_of(error: BaseException, units: Units) -> list[Frame]:
     """The frames of an exception, oldest first, without the server's own."""
-    return [_frame(tb, units) for tb in _walk(error.__traceback__) if _is_shown(tb, units)]
+    return [_frame(tb, units) for tb in _shown(error, units)]
 
 
 def place_of(error: BaseException, units: Units) -> str:
     """Where in the service it happened: `picalc.ipynb cell 4, line 2 (digits)`; empty if nowhere in it."""
     if isinstance(error, SyntaxError) and error.filename in units:
         return units[error.filename or ""].at(error.lineno)
-    inside = [frame.where for frame in frames_of(error, units) if frame.in_service]
-    return inside[-1] if inside else ""
+    inside = [tb for tb in _walk(error.__traceback__) if tb.tb_frame.f_code.co_filename in units]
+    return _frame(inside[-1], units).where if inside else ""
 
 
 def one_line(error: BaseException) -> str:
-    """`NameError: name 'jsn' is not defined`."""
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg}"
-    return traceback.format_exception_only(error)[0].strip()
+    """`NameError: name 'jsn' is not defined`; the first line of a longer text."""
+    first, more, _ = full_text(error).partition("\n")
+    return f"{first} ..." if more else first
+
+
+def full_text(error: BaseException) -> str:
+    """As `one_line`, but all of it, up to a limit."""
+    kind = type(error)
+    # A class of the service goes by its own name: its module's name is another one in each generation.
+    known = kind.__module__ in ("builtins", "__main__") or kind.__module__.startswith(PRIVATE)
+    name = kind.__qualname__ if known else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        told = (error.msg or "") if isinstance(error, SyntaxError) else str(error)
+    except BaseException:  # noqa: BLE001  # the author's own __str__, which may raise anything
+        told = "<its text cannot be shown: __str__ raises>"
+    told = told if len(told) <= MOST_LINE else f"{told[:MOST_LINE]}..."
+    return f"{name}: {told}" if told else name
 
 
 def render(error: BaseException, units: Units) -> str:
@@ -57,26 +75,40 @@ def render(error: BaseException, units: Units) -> str:
 
 
 def _chain(error: BaseException, units: Units, seen: set[int]) -> Iterator[str]:
-    seen.add(id(error))
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if before is not None and id(before) not in seen:
-        yield from _chain(before, units, seen)
-        how = "which was the cause of" if error.__cause__ else "and while that was handled"
-        yield f"{how}:"
-    frames = frames_of(error, units)
-    if frames:
+    """The exception, after those that led to it; each is told once."""
+    told: list[tuple[BaseException, str]] = []
+    one: BaseException | None = error
+    after = ""
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        told.append((one, after))
+        after = "which was the cause of:" if one.__cause__ is not None else "and while that was handled:"
+        one = one.__cause__ if one.__cause__ is not None or one.__suppress_context__ else one.__context__
+    if len(told) > MOST_CAUSES:
+        yield f"... {len(told) - MOST_CAUSES} earlier exceptions ..."
+    for one, after in reversed(told[:MOST_CAUSES]):
+        yield from _single(one, units, seen)
+        if after:
+            yield after
+
+
+def _single(error: BaseException, units: Units, seen: set[int]) -> Iterator[str]:
+    """One exception: its frames, its text, its notes, and what it groups."""
+    shown = _shown(error, units)
+    if shown:
         yield "Traceback (most recent call last):"
-    if len(frames) > MOST_FRAMES:
-        left_out = len(frames) - MOST_FRAMES
-        yield from (line for frame in frames[: MOST_FRAMES // 2] for line in _lines(frame))
+    left_out = len(shown) - MOST_FRAMES
+    if left_out > 0:
+        yield from (line for tb in shown[: MOST_FRAMES // 2] for line in _lines(_frame(tb, units)))
         yield f"  ... {left_out} more frames ..."
-        frames = frames[-MOST_FRAMES // 2 :]
-    yield from (line for frame in frames for line in _lines(frame))
+        shown = shown[-MOST_FRAMES // 2 :]
+    yield from (line for tb in shown for line in _lines(_frame(tb, units)))
     if isinstance(error, SyntaxError) and error.filename in units:
         yield from _lines(_syntax_frame(error, units))
-    yield one_line(error)
-    yield from (f"note: {note}" for note in getattr(error, "__notes__", ()) if isinstance(note, str))
-    if isinstance(error, BaseExceptionGroup):
+    yield full_text(error)
+    notes = getattr(error, "__notes__", ())
+    yield from (f"note: {note}" for note in (notes if isinstance(notes, list) else ()) if isinstance(note, str))
+    if isinstance(error, BaseExceptionGroup) and len(seen) < MOST_GROUPED:
         for number, inner in enumerate(error.exceptions[:10], 1):
             yield f"  exception {number} of {len(error.exceptions)}:"
             yield from (f"  {line}" for part in _chain(inner, units, seen) for line in part.split("\n"))
@@ -87,12 +119,19 @@ def _lines(frame: Frame) -> Iterator[str]:
     stripped = frame.line.lstrip()
     if not stripped:
         return
+    if len(stripped) > MOST_COLUMNS:
+        yield f"    {stripped[:MOST_COLUMNS]}..."
+        return
     yield f"    {stripped}"
     if frame.columns is not None:
         indent = len(frame.line) - len(stripped)
         start, end = frame.columns
         if (start, end) != (indent, len(frame.line)) and start >= indent:
             yield "    " + " " * (start - indent) + "^" * max(1, end - start)
+
+
+def _shown(error: BaseException, units: Units) -> list[TracebackType]:
+    return [tb for tb in _walk(error.__traceback__) if _is_shown(tb, units)]
 
 
 def _walk(tb: TracebackType | None) -> Iterator[TracebackType]:
@@ -107,15 +146,28 @@ def _is_shown(tb: TracebackType, units: Units) -> bool:
 
 
 def _frame(tb: TracebackType, units: Units) -> Frame:
-    code = tb.tb_frame.f_code
-    unit = units.get(code.co_filename)
+    code, number = tb.tb_frame.f_code, _line_number(tb)
+    unit = _unit(tb, units)
     if unit is not None:
         lines = unit.text.split("\n")
-        line = lines[tb.tb_lineno - 1] if 0 < tb.tb_lineno <= len(lines) else ""
-        return Frame(unit.at(tb.tb_lineno, code.co_name), line, _columns(tb, line), True)
-    line = linecache.getline(code.co_filename, tb.tb_lineno, tb.tb_frame.f_globals).rstrip("\n")
+        line = lines[number - 1] if 0 < number <= len(lines) else ""
+        return Frame(unit.at(number or None, code.co_name), line, _columns(tb, line), True)
+    line = linecache.getline(code.co_filename, number, tb.tb_frame.f_globals).rstrip("\n")
     name = "" if code.co_name.startswith("<") else f" ({code.co_name})"
-    return Frame(f"{code.co_filename}, line {tb.tb_lineno}{name}", line, _columns(tb, line), False)
+    return Frame(f"{code.co_filename}, line {number}{name}", line, _columns(tb, line), False)
+
+
+def _unit(tb: TracebackType, units: Units) -> Unit | None:
+    """The unit as it was when this frame's code was loaded: what `keep` holds may be an older generation's."""
+    filename = tb.tb_frame.f_code.co_filename
+    own = getattr(tb.tb_frame.f_globals.get("__spec__"), "loader_state", None)
+    return own.get(filename, units[filename]) if filename in units and isinstance(own, Mapping) else units.get(filename)
+
+
+def _line_number(tb: TracebackType) -> int:
+    """Counted from 1; 0 for an instruction that belongs to no line."""
+    number: int | None = tb.tb_lineno  # the library's stubs know no None
+    return number or 0
 
 
 def _columns(tb: TracebackType, line: str) -> tuple[int, int] | None:

@@ -12,17 +12,21 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from http.client import responses
-from typing import Any
-from urllib.parse import quote, urlsplit
+from ipaddress import ip_address
+from typing import Any, cast
+from urllib.parse import quote
 
 from tornado import httputil, web
-from tornado.http1connection import HTTP1Connection
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.iostream import IOStream
+from tornado.tcpserver import TCPServer
 
 from clarens_lab.codec import decode_call, encode_fault
 from clarens_lab.dispatch import LAB, Dispatcher, Outcome
-from clarens_lab.engines import Engines
+from clarens_lab.engines import LARGE, Engines
 from clarens_lab.faults import NotLoggedIn, Overloaded, ServerFault
 from clarens_lab.service import Caller
 from clarens_lab.settings import Settings
@@ -33,11 +37,12 @@ CALL_PATHS = ("/clarens/", "/clarens", "/RPC2", "/")
 XML_TYPES = ("text/xml", "application/xml")
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_SECONDS = 2.0
-LARGE = 64 * 1024
-"""Bytes from which decoding and packing are done on a worker thread: they would hold up the loop."""
 SMALLEST_PACKED = 1400
-HEADER_ROOM = 8 * 1024 * 1024
+UNPACKED_AT_ONCE = 1024 * 1024
+HEADER_ROOM = 1024 * 1024
 """What is read of headers at the most, so that those beyond the limit still get an answer."""
+IDLE_SECONDS = 3600.0
+BODY_SECONDS = 600.0
 
 
 class Refused(Exception):
@@ -57,25 +62,46 @@ class Door(httputil.HTTPServerConnectionDelegate):
         self.dispatcher = dispatcher
         self.engines = engines
         self.settings = settings
-        self.port = settings.port
         self.calls: set[asyncio.Task[None]] = set()
         """The calls in flight."""
-        self.connections: set[Any] = set()
+        self.connections: dict[HTTP1ServerConnection, _Request] = {}
+        """The open connections, each with the request that it is at."""
         self.draining = False
         self._dn = dn
-        self._lab = b64encode(f"lab:{token}".encode()).decode()
-        self._hosts = {"localhost", "127.0.0.1", "[::1]", settings.host} | _words(settings.allowed_hosts)
+        self._lab = b64encode(f"lab:{token}".encode())
+        self._hosts = {"localhost", "127.0.0.1", "[::1]", settings.host.lower()} | _words(
+            settings.allowed_hosts.lower()
+        )
         self._origins = _words(settings.allowed_origins)
         self.application = web.Application([(r".*", Page, {"door": self})], log_function=lambda handler: None)
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
-        """A delegate for one request."""
-        self.connections.add(server_conn)
-        return _Request(self, server_conn, request_conn)
+        """A delegate for one request; Tornado asks for it as soon as it waits for one."""
+        request = _Request(self, server_conn, request_conn)
+        self.connections[cast(HTTP1ServerConnection, server_conn)] = request
+        return request
 
     def on_close(self, server_conn: object) -> None:
         """Forgets a connection."""
-        self.connections.discard(server_conn)
+        self.connections.pop(cast(HTTP1ServerConnection, server_conn), None)
+
+    def close_idle(self) -> None:
+        """Closes the connections on which nothing has come for too long. (A timer for each call would cost more.)"""
+        now = time.monotonic()
+        for request in list(self.connections.values()):
+            if request.idle(now):
+                request.close()
+
+    async def close_connections(self) -> None:
+        """Closes every connection, and waits until each has been let go."""
+        while self.connections:
+            await next(iter(self.connections)).close()
+
+    def close_in_child(self) -> None:
+        """Lets go of the connections in a forked child, for whose end clients would wait else."""
+        for connection in self.connections:
+            if connection.stream.socket is not None:
+                connection.stream.socket.close()
 
     def check(self, headers: httputil.HTTPHeaders) -> None:
         """Raises Refused for headers that are too large, or a Host or Origin that is not ours."""
@@ -83,7 +109,7 @@ class Door(httputil.HTTPServerConnectionDelegate):
         if size > self.settings.header_limit:
             raise Refused(431, f"The headers take {size} bytes; the limit is {self.settings.header_limit}.")
         host = headers.get("Host", "")
-        if _without_port(host) not in self._hosts:
+        if not self.is_host(host):
             raise Refused(
                 403,
                 f"The Host {host!r} is not one of this server's names; "
@@ -97,15 +123,54 @@ class Door(httputil.HTTPServerConnectionDelegate):
                 "(`clarens-lab config allowed_origins ORIGIN`).",
             )
 
+    def is_host(self, host: str) -> bool:
+        """Whether a Host header names this server.
+
+        Behind a name that is not known may be any address, ours too (DNS rebinding); behind an address only itself.
+        """
+        name = _without_port(host)
+        return name in self._hosts or (not self.settings.loopback and _is_address(name))
+
     def knows_origin(self, origin: str, host: str) -> bool:
         """Whether a page of that origin may call: one of the server's own, or one that is allowed."""
-        return origin in self._origins or (urlsplit(origin).netloc == host and origin.startswith("http"))
+        return origin in self._origins or origin in (f"http://{host}", f"https://{host}")
 
     def caller(self, headers: httputil.HTTPHeaders, address: str) -> Caller:
         """Who is calling."""
         scheme, _, given = headers.get("Authorization", "").partition(" ")
-        lab = scheme.lower() == "basic" and hmac.compare_digest(given.strip().encode(), self._lab.encode())
+        lab = scheme.lower() == "basic" and hmac.compare_digest(given.strip().encode(), self._lab)
         return Caller(dn=self._dn, address=address, lab=lab)
+
+
+class Listener(TCPServer):
+    """Accepts connections for a door."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__()
+        self._door = door
+        # The limits on body and time are the door's: Tornado's close without an answer, or cost each call a timer.
+        self._parameters = HTTP1ConnectionParameters(max_header_size=HEADER_ROOM, max_body_size=2**62)
+
+    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
+        """Serves a new connection."""
+        stream.set_nodelay(True)  # every answer is written in one piece: nothing to wait for
+        stream.set_nodelay = _leave_nodelay  # type: ignore[method-assign]  # Tornado turns it on and off at each answer
+        HTTP1ServerConnection(stream, self._parameters, _Peer(str(address[0]))).start_serving(self._door)
+
+
+def _leave_nodelay(value: bool) -> None:
+    """Two system calls less a call."""
+
+
+@dataclass(frozen=True)
+class _Peer:
+    """Who is at the other end, as Tornado asks for it."""
+
+    remote_ip: str
+    protocol: str = "http"
+
+    def __str__(self) -> str:
+        return self.remote_ip
 
 
 class _Request(httputil.HTTPMessageDelegate):
@@ -117,10 +182,22 @@ class _Request(httputil.HTTPMessageDelegate):
         self.connection: HTTP1Connection = connection  # type: ignore[assignment]  # the only kind that HTTPServer makes
         self.other: httputil.HTTPMessageDelegate | None = None
         self.refusal: Refused | None = None
-        self.answered = False
         self.body = bytearray()
+        self.received = 0
         self.unpacker: Any = None
-        self.task: asyncio.Task[None] | None = None
+        self.waits_for = "a request"
+        self.since = time.monotonic()
+
+    def idle(self, now: float) -> bool:
+        """Whether the client has kept the server waiting for too long."""
+        limit = {"a request": IDLE_SECONDS, "its body": BODY_SECONDS}.get(self.waits_for)
+        return limit is not None and now - self.since > limit
+
+    def close(self) -> None:
+        """Closes the connection."""
+        stream = self.connection.stream
+        if stream is not None and not stream.closed():
+            stream.close()
 
     # --- coming in ------------------------------------------------------------------------------
 
@@ -130,6 +207,8 @@ class _Request(httputil.HTTPMessageDelegate):
         """Decides who answers, and refuses what can be refused before the body is read."""
         self.start_line: httputil.RequestStartLine = start_line  # type: ignore[assignment]  # we only serve
         self.headers = headers
+        self.waits_for = "its body"
+        self.since = time.monotonic()
         path = self.start_line.path.partition("?")[0]
         try:
             self.door.check(headers)
@@ -156,8 +235,7 @@ class _Request(httputil.HTTPMessageDelegate):
             raise Refused(415, f"A call may be packed with gzip, not with {packed!r}.", Accept_Encoding="gzip")
         length = headers.get("Content-Length", "")
         limit = self.door.settings.body_limit
-        self.connection.set_max_body_size(2**62)  # the limit is ours, since Tornado's closes without an answer
-        if length.isdecimal() and int(length) > limit:
+        if length.isdecimal() and (len(length) > 18 or int(length) > limit):
             raise _too_large(limit)
 
     def _has_body(self) -> bool:
@@ -167,43 +245,50 @@ class _Request(httputil.HTTPMessageDelegate):
         """Takes a piece of the body; of a refused request it is counted and dropped."""
         if self.other is not None:
             return self.other.data_received(chunk)
+        self.received += len(chunk)
         if self.refusal is not None:
-            self.discarded += len(chunk)
-            if self.discarded > DISCARD_BYTES:
-                self._close()
-            return None
-        try:
-            self._take(chunk)
-        except Refused as refusal:
-            self.body.clear()
-            self._refuse(refusal)
-        return None
-
-    def _take(self, chunk: bytes) -> None:
-        limit = self.door.settings.body_limit
-        if self.unpacker is None:
+            if self.received > self.allowance:
+                self.close()
+        elif self.received > self.door.settings.body_limit:
+            self._refuse(_too_large(self.door.settings.body_limit))
+        elif self.unpacker is None:
             self.body += chunk
         else:
-            try:
-                self.body += self.unpacker.decompress(chunk, limit + 1 - len(self.body))
-            except zlib.error as error:
-                raise Refused(400, f"The body is not gzip: {error}.") from None
-        if len(self.body) > limit:
-            raise _too_large(limit)
+            return self._unpack(chunk)
+        return None
+
+    async def _unpack(self, chunk: bytes) -> None:
+        """Decompresses in steps, so that a small chunk that stands for many megabytes holds up nobody."""
+        limit = self.door.settings.body_limit
+        try:
+            while chunk and not self.unpacker.eof:
+                self.body += self.unpacker.decompress(chunk, UNPACKED_AT_ONCE)
+                chunk = self.unpacker.unconsumed_tail
+                if len(self.body) > limit:
+                    raise _too_large(limit)
+                if chunk:
+                    await asyncio.sleep(0)
+            if chunk or self.unpacker.unused_data:
+                raise Refused(400, "The gzip body has something after its end.")
+        except zlib.error as error:
+            self._refuse(Refused(400, f"The body is not gzip: {error}."))
+        except Refused as refusal:
+            self._refuse(refusal)
 
     def finish(self) -> None:
         """The request has been read whole."""
+        self.waits_for = ""
         if self.other is not None:
             self.other.finish()
-        elif self.refusal is not None:
-            self._end_refusal()
-        elif self.unpacker is not None and not self.unpacker.eof:
+            return
+        if self.refusal is None and self.unpacker is not None and not self.unpacker.eof:
             self._refuse(Refused(400, "The gzip body ends before its end."))
-            self._end_refusal()
-        else:
-            self.task = asyncio.ensure_future(self._answer())
-            self.door.calls.add(self.task)
-            self.task.add_done_callback(self.door.calls.discard)
+        if self.refusal is not None:
+            self.connection.finish()
+            return
+        task = asyncio.ensure_future(self._answer())
+        self.door.calls.add(task)
+        task.add_done_callback(self.door.calls.discard)
 
     def on_connection_close(self) -> None:
         """The client went away; the call, if it runs, runs to its end."""
@@ -215,45 +300,34 @@ class _Request(httputil.HTTPMessageDelegate):
     def _refuse(self, refusal: Refused) -> None:
         """Answers at once; what still comes is read and dropped for a while, so that the client reads the answer."""
         self.refusal = refusal
-        self.discarded = 0
+        self.allowance = self.received + DISCARD_BYTES
+        self.body.clear()
+        self.unpacker = None
         body = f"{refusal.text}\n".encode()
-        headers = httputil.HTTPHeaders({"Content-Type": "text/plain; charset=utf-8", "Connection": "close"})
-        for name, value in refusal.headers.items():
-            headers[name] = value
-        self._write(refusal.status, headers, body)
-        address = getattr(self.connection.context, "remote_ip", "") or "-"
-        log.info("refused %s %s: %d %s", self.start_line.method, address, refusal.status, refusal.text)
-        asyncio.get_running_loop().call_later(DISCARD_SECONDS, self._close)
+        self._write(refusal.status, {"Content-Type": "text/plain; charset=utf-8", **refusal.headers}, body, close=True)
+        log.info("refused %s %s: %d %s", self.start_line.method, self._address(), refusal.status, refusal.text)
+        asyncio.get_running_loop().call_later(DISCARD_SECONDS, self.close)
 
-    def _end_refusal(self) -> None:
-        self.connection._disconnect_on_finish = True  # Tornado has no public word for it on the server's side
-        self.connection.finish()
-
-    def _close(self) -> None:
-        stream = self.connection.stream
-        if self.refusal is not None and stream is not None and not stream.closed():
-            stream.close()
+    def _address(self) -> str:
+        return cast(_Peer, self.connection.context).remote_ip
 
     async def _answer(self) -> None:
-        address = getattr(self.connection.context, "remote_ip", "") or ""
-        outcome = await self._outcome(self.door.caller(self.headers, address))
-        body = outcome.answer if outcome.fault is None else encode_fault(outcome.fault.code, outcome.fault.text)
-        headers = httputil.HTTPHeaders({"Content-Type": "text/xml; charset=utf-8"})
-        _tell(headers, outcome)
+        outcome = await self._outcome(self.door.caller(self.headers, self._address()))
+        body = outcome.answer if outcome.fault is None else encode_fault(outcome.fault.code, outcome.text)
+        headers = {"Content-Type": "text/xml; charset=utf-8", **_told(outcome)}
         origin = self.headers.get("Origin")
         if origin is not None:
-            _allow(headers, origin)
-        if len(body) >= SMALLEST_PACKED and "gzip" in self.headers.get("Accept-Encoding", ""):
-            pack = partial(gzip.compress, body, 1, mtime=0)
-            body = pack() if len(body) < LARGE else await self.door.engines.workers.run(pack)
-            headers["Content-Encoding"] = "gzip"
-            headers["Vary"] = "Accept-Encoding"
-        if self.door.draining:
-            headers["Connection"] = "close"
+            headers |= _allowed(origin)
+        if len(body) >= SMALLEST_PACKED:
+            headers["Vary"] = "Origin, Accept-Encoding"
+            if _takes_gzip(self.headers.get("Accept-Encoding", "")):
+                pack = partial(gzip.compress, body, 1, mtime=0)
+                body = pack() if len(body) < LARGE else await self.door.engines.aside.run(pack)
+                headers["Content-Encoding"] = "gzip"
         status = _status(outcome)
         if status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="clarens-lab"'
-        self._write(status, headers, body)
+        self._write(status, headers, body, close=self.door.draining)
         if not self.connection.stream.closed():
             self.connection.finish()
 
@@ -277,14 +351,20 @@ class _Request(httputil.HTTPMessageDelegate):
         self.body.clear()
         if size < LARGE:
             return decode()
-        return await self.door.engines.workers.run(decode)  # type: ignore[no-any-return]  # as decode does
+        return await self.door.engines.aside.run(decode)  # type: ignore[no-any-return]  # as decode does
 
-    def _write(self, status: int, headers: httputil.HTTPHeaders, body: bytes) -> None:
-        headers["Server"] = "clarens-lab"
-        headers["Date"] = _date()
-        headers["Content-Length"] = str(len(body))
-        start = httputil.ResponseStartLine("HTTP/1.1", status, responses.get(status, ""))
-        self.connection.write_headers(start, headers, body)
+    def _write(self, status: int, headers: dict[str, str], body: bytes, *, close: bool) -> None:
+        """Writes the answer in one piece; Tornado's own way of putting headers together takes longer than the call."""
+        if close:
+            self.connection._disconnect_on_finish = True  # Tornado has no public word for it on the server's side
+        if self.connection._disconnect_on_finish:
+            headers["Connection"] = "close"
+        elif self.start_line.version == "HTTP/1.0":
+            headers["Connection"] = "keep-alive"
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        head = f"HTTP/1.1 {status} {responses.get(status, '')}\r\n{lines}"
+        head += f"Server: clarens-lab\r\nDate: {_date()}\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.connection.write(head.encode("latin-1") + (b"" if self.start_line.method == "HEAD" else body))
 
 
 class Page(web.RequestHandler):
@@ -297,6 +377,7 @@ class Page(web.RequestHandler):
     def set_default_headers(self) -> None:
         """Names the server, as on calls."""
         self.set_header("Server", "clarens-lab")
+        self.set_header("X-Content-Type-Options", "nosniff")  # docstrings are shown as the text they are
 
     def get(self) -> None:
         """The published methods and how to call one, as text."""
@@ -325,9 +406,7 @@ class Page(web.RequestHandler):
         self.set_header("Allow", "GET, HEAD, OPTIONS, POST")
         origin = self.request.headers.get("Origin")
         if origin is not None:
-            headers = httputil.HTTPHeaders()
-            _allow(headers, origin)
-            for name, value in headers.get_all():
+            for name, value in _allowed(origin).items():
                 self.set_header(name, value)
 
     def write_error(self, status_code: int, **_: Any) -> None:
@@ -341,21 +420,25 @@ class Page(web.RequestHandler):
         self.finish(f"{text}\n")
 
 
-def _tell(headers: httputil.HTTPHeaders, outcome: Outcome) -> None:
+def _told(outcome: Outcome) -> dict[str, str]:
+    headers = {}
     if outcome.generation is not None:
         headers["X-Clarens-Generation"] = f"{quote(outcome.service)}={outcome.generation}"
     if outcome.stale:
         headers["X-Clarens-Stale"] = quote(outcome.service)
     if outcome.fault_id is not None:
         headers["X-Clarens-Fault"] = str(outcome.fault_id)
+    return headers
 
 
-def _allow(headers: httputil.HTTPHeaders, origin: str) -> None:
-    headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Allow-Methods"] = "POST"
-    headers["Access-Control-Allow-Headers"] = "Content-Type, Authorization"
-    headers["Access-Control-Expose-Headers"] = "X-Clarens-Generation, X-Clarens-Stale, X-Clarens-Fault"
-    headers["Vary"] = "Origin"
+def _allowed(origin: str) -> dict[str, str]:
+    return {
+        "Access-Control-Allow-Origin": origin,
+        "Access-Control-Allow-Methods": "POST",
+        "Access-Control-Allow-Headers": "Content-Type, Authorization",
+        "Access-Control-Expose-Headers": "X-Clarens-Generation, X-Clarens-Stale, X-Clarens-Fault",
+        "Vary": "Origin",
+    }
 
 
 def _status(outcome: Outcome) -> int:
@@ -377,6 +460,23 @@ def _words(text: str) -> set[str]:
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdecimal() else host).lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether an Accept-Encoding header names gzip, and not to refuse it."""
+    for offer in accepted.split(","):
+        coding, _, options = offer.partition(";")
+        if coding.strip().lower() in ("gzip", "x-gzip"):
+            return options.replace(" ", "").rstrip("0.") != "q="
+    return False
 
 
 def _charset(content_type: str) -> str | None:

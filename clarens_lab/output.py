@@ -6,6 +6,7 @@ outside of any call goes where it always went.
 
 import io
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,6 +47,8 @@ class CallStream(io.TextIOBase):
 
     def write(self, text: str) -> int:
         """Writes the text; returns its length."""
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         output = _output.get()
         if output is None:
             return self.beneath.write(text)
@@ -64,6 +67,10 @@ class CallStream(io.TextIOBase):
         """As the stream beneath says, but never while a call runs."""
         return _output.get() is None and self.beneath.isatty()
 
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
     def fileno(self) -> int:
         """That of the stream beneath."""
         return self.beneath.fileno()
@@ -76,21 +83,42 @@ class CallStream(io.TextIOBase):
         """That of the stream beneath."""
         return self.beneath.encoding
 
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]  # a plain attribute in the base class
+        """That of the stream beneath."""
+        return self.beneath.errors
+
+
+_users = 0
+_lock = threading.Lock()
+
 
 def install() -> None:
-    """Puts the streams in place; harmless when they are."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, CallStream):
-            setattr(sys, name, CallStream(stream))
+    """Puts the streams in place, for one user more."""
+    global _users
+    with _lock:
+        _users += 1
+    renew()
+
+
+def renew() -> None:
+    """Puts the streams in place again where somebody took them away, as who redirects a piece of a program does."""
+    with _lock:
+        for name in ("stdout", "stderr") if _users else ():
+            stream = getattr(sys, name)
+            if stream is not None and not isinstance(stream, CallStream):
+                setattr(sys, name, CallStream(stream))
 
 
 def uninstall() -> None:
-    """Puts the process's own streams back, where nobody else replaced ours."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, CallStream):
-            setattr(sys, name, stream.beneath)
+    """For the last user, puts the process's own streams back, where nobody else replaced ours."""
+    global _users
+    with _lock:
+        _users -= 1
+        for name in ("stdout", "stderr") if not _users else ():
+            stream = getattr(sys, name)
+            if isinstance(stream, CallStream):
+                setattr(sys, name, stream.beneath)
 
 
 @contextmanager

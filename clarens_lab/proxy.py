@@ -84,6 +84,11 @@ def positions(
 class Proxy:
     """A service: its methods are attributes."""
 
+    _wrong: type[TypeError] = TypeError
+    """What is raised where the arguments do not fit."""
+    _missing: type[AttributeError] = AttributeError
+    """What is raised for a method that the service does not have."""
+
     def __init__(self, service: str, call: Call, function: Callable[[str], Callable[..., Any]]) -> None:
         self._service = service
         self._call = call
@@ -101,7 +106,7 @@ class Proxy:
         if name.startswith("_"):
             raise AttributeError(name)
         paths = [f"{self._service}.{other}" for other in known]
-        raise AttributeError(UnknownMethod(f"{self._service}.{name}", paths, because=_there_are(known)).text)
+        raise self._missing(UnknownMethod(f"{self._service}.{name}", paths, because=_there_are(known)).text)
 
     def __dir__(self) -> list[str]:
         return sorted({name.partition(".")[0] for name in self._signatures})
@@ -126,9 +131,13 @@ class MethodProxy:
         if signature is not None:
             self.__signature__ = signature
 
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
+    def __call__(self, *args, **keywords):  # type: ignore[no-untyped-def]  # help in a notebook shows hints as written
         path = self.__qualname__
-        return self._service._call(path, positions(path, self.__dict__.get("__signature__"), args, keywords))
+        try:
+            given = positions(path, self.__dict__.get("__signature__"), args, keywords)
+        except TypeError as error:
+            raise self._service._wrong(str(error)) from None
+        return self._service._call(path, given)
 
     def __getattr__(self, name: str) -> "MethodProxy":
         if name.startswith("_"):
@@ -138,7 +147,10 @@ class MethodProxy:
     @property
     def __doc__(self) -> str:  # type: ignore[override]  # a plain attribute elsewhere
         """The method's help, asked for when it is looked at."""
-        return str(self._service._call("system.methodHelp", [self.__qualname__]))
+        try:
+            return str(self._service._call("system.methodHelp", [self.__qualname__]))
+        except Exception as error:  # noqa: BLE001  # who only looks at it is told, and nothing is raised
+            return str(error)
 
     @property
     def function(self) -> Callable[..., Any]:

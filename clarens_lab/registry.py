@@ -29,8 +29,8 @@ class Generation:
     number: int = 0
     """Counts from 1 for each service and server start; given when it is published."""
     namespace: Mapping[str, object] = field(default_factory=dict, repr=False)
-    unload: Callable[[], None] = field(default=lambda: None, repr=False)
-    """Ends it: runs its hooks and takes its modules away. Called once."""
+    unload: Callable[[], threading.Thread | None] = field(default=lambda: None, repr=False)
+    """Ends it: runs its hooks, on a thread if there are any, and takes its modules away. Called once."""
 
     @property
     def bundled(self) -> bool:
@@ -124,6 +124,13 @@ class Registry:
         _unload(ended)
         return fresh
 
+    def close(self) -> list[threading.Thread]:
+        """Withdraws every service, since the server has stopped; the threads on which `on_unload` hooks run."""
+        with self._lock:
+            ended = [one for one in self._current.services.values() if not self._held[one]]
+            self._current = Catalogue()
+        return _unload(ended)
+
     @contextmanager
     def hold(self, services: Iterable[str]) -> Iterator[Catalogue]:
         """The current catalogue, whose generations of these services stay alive while the block runs."""
@@ -154,6 +161,5 @@ class Registry:
             return {f"{one.service}={one.number}": count for one, count in self._held.items() if count}
 
 
-def _unload(generations: Iterable[Generation]) -> None:
-    for generation in generations:
-        generation.unload()
+def _unload(generations: Iterable[Generation]) -> list[threading.Thread]:
+    return [thread for generation in generations if (thread := generation.unload()) is not None]

@@ -3,25 +3,29 @@
 What fails to load changes nothing: the service is marked stale and its old generation serves on.
 """
 
+import gc
 import logging
+import os
 import queue
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clarens_lab import frames, loaders
+from clarens_lab import loaders
 from clarens_lab.events import Ring
+from clarens_lab.faults import nearest
 from clarens_lab.loaders import LiveCell
 from clarens_lab.output import Output, captured
 from clarens_lab.registry import Generation, Registry
-from clarens_lab.report import Report, loaded, unchanged
+from clarens_lab.report import Report, failed, loaded, unchanged
 from clarens_lab.service import Kept
 from clarens_lab.settings import Settings
 from clarens_lab.source import LoadError, Source, Unit, Unsettled
-from clarens_lab.watch import Batch, Watch
+from clarens_lab.watch import QUIET, Batch, Stamp, Watch, stamp
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +33,8 @@ RESERVED = ("system", "lab")
 RETRY = 0.02
 """Seconds between two looks at a file that is being written."""
 
-Stamp = tuple[int, int, int]
+IDLE = 1.0
+"""Seconds without a reload after which what earlier ones left is freed."""
 
 
 @dataclass
@@ -40,6 +45,8 @@ class _File:
     services: frozenset[str] = frozenset()
     files: frozenset[Path] = frozenset()
     stamps: Mapping[Path, Stamp | None] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    """The digest of what failed to load of these very files, by service: one save may be told more than once."""
 
 
 @dataclass
@@ -62,6 +69,8 @@ class Reloader:
         """The test cells of each service."""
         self.lent: dict[str, dict[str, object]] = defaultdict(dict)
         """Objects of a notebook in this process, by service and name."""
+        self.left_alone: set[Path] = set()
+        """Files that are not served with the folder they stand in: the notebook whose cells are run here."""
         self._settings = settings
         self._events = events
         self._bundled = {generation.service: generation for generation in bundled}
@@ -73,6 +82,9 @@ class Reloader:
         self._skipped: set[Path] = set()
         self._kept: dict[str, Kept] = defaultdict(Kept)
         self._waiting: dict[Path, float] = {}
+        self._swapped = False
+        self._held_up: set[Path] = set()
+        """Files whose service has a cell that is running."""
         self._looking = threading.RLock()
         self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
@@ -85,7 +97,7 @@ class Reloader:
         """Loads notebooks, .py files, packages, and the services in folders; returns once every load has ended."""
         found: list[Path] = []
         for path in paths:
-            path = path.absolute()
+            path = Path(os.path.abspath(path))  # noqa: PTH100  # takes out `..` too, and follows no link
             if path not in self._named:
                 self._named.append(path)
             found += self._discovered(path)
@@ -94,7 +106,7 @@ class Reloader:
             time.sleep(RETRY)
             reports += self._look(list(self._waiting))
         if self._watch is not None:
-            self._watch.look_again()
+            self._watch.renew()
         return reports
 
     @property
@@ -115,28 +127,44 @@ class Reloader:
                 return self._load_cells(current.source)
         path = self._owners.get(service) or next((path for path, name in self._removed if name == service), None)
         if path is None:
-            raise LoadError(f"{service!r} came neither from a file nor from a cell: there is nothing to load again")
-        self._removed.discard((path, service))
-        reports = self._look([path], again=service)
-        while path in self._waiting:
-            time.sleep(RETRY)
-            reports += self._look([path], again=service)
-        return next(one for one in reversed(reports) if one.service == service)
+            why = "there is nothing to load again"
+            raise LoadError(f"{service!r} came neither from a file nor from a cell: {why}{self._meant(service)}")
+        with self._looking:
+            self._removed.discard((path, service))
+            reports = self._look([path], again=service)
+            while path in self._waiting:
+                time.sleep(RETRY)
+                reports += self._look([path], again=service)
+        told = [report for report in reports if report.service == service]
+        if not told:
+            raise LoadError(f"{path.name} holds no service {service!r} any more")
+        return told[-1]
 
     def remove(self, service: str) -> Report:
         """Withdraws a service and frees its name; its file is left alone until it is reloaded by name.
 
         Raises LoadError for a service that came neither from a file nor from a cell.
         """
-        with self._looking, self._turns[service]:
-            if service not in self._owners:
-                raise LoadError(f"{service!r} came neither from a file nor from a cell: it is not removed")
-            path = self._owners[service]
-            if path is not None:
-                self._removed.add((path, service))
+        with self._looking:
             look = _Look()
-            self._withdraw(service, f"it was removed; 'reload {service}' brings a saved one back", look)
-            return self._publish(look)[0]
+            with self._turns[service]:
+                if service not in self._owners:
+                    why = f"it is not removed{self._meant(service)}"
+                    raise LoadError(f"{service!r} came neither from a file nor from a cell: {why}")
+                path = self._owners[service]
+                why = "it was removed"
+                if path is not None and path in self._files:
+                    self._removed.add((path, service))
+                    why += f"; 'reload {service}' brings it back"
+                self._withdraw(service, path, why, look)
+                report = self._publish(look)[0]
+            self._look_at_refused(look)
+            return report
+
+    def _meant(self, service: str) -> str:
+        """What to add to the refusal of a name: the service that was meant."""
+        near = nearest(service, self._owners)
+        return f"; did you mean {near!r}?" if near and near != service else ""
 
     # --- watching ------------------------------------------------------------------------------
 
@@ -170,37 +198,55 @@ class Reloader:
             self._batches.put(batch)
 
     def _follow(self, watch: Watch) -> None:
-        watched = self._folders()
         while True:
             try:
-                batch = self._batches.get(timeout=RETRY if self._waiting else None)
+                batch = self._batches.get(timeout=RETRY if self._waiting else IDLE if self._swapped else None)
             except queue.Empty:
                 batch = Batch(frozenset())
+                if not self._waiting:
+                    self._swapped = False
+                    gc.collect()  # a generation holds itself in a cycle, with all its data, until this is run
             if batch is None:
                 return
             try:
-                self._look(self._touched(batch))
-                if (batch.paths or batch.rescan) and self._folders() != watched:
-                    watched = self._folders()
-                    watch.look_again()
+                self._look(self._settled(batch))
+                if batch.paths or batch.rescan:
+                    watch.renew()
             except Exception:
                 log.exception("a reload failed in the server itself; what was served is served on")
+
+    def _settled(self, batch: Batch) -> list[Path]:
+        """The files to look at; if a rescan found them, once it finds no more: it may see the beginning of a burst."""
+        touched = self._touched(batch)
+        while batch.rescan and touched:
+            time.sleep(QUIET / 1000)
+            before, touched = touched, self._touched(batch)
+            if touched == before:
+                break
+        return touched
 
     def _touched(self, batch: Batch) -> list[Path]:
         """The files to look at after a batch of changes; those that wait for another look among them."""
         touched = dict.fromkeys(self._waiting)
         known = dict(self._files)
         strangers = batch.paths - {each for file in known.values() for each in file.files}
-        troubles = self.registry.current.troubles.keys()
         for path, file in known.items():
             inside = path.is_dir() and any(path in changed.parents for changed in batch.paths)
-            missed = batch.rescan and any(_stamp(each) != stamp for each, stamp in file.stamps.items())
-            lacking = bool(strangers) and not troubles.isdisjoint(file.services)  # for a module that is there now
-            if inside or missed or lacking or batch.paths & file.files:
+            missed = batch.rescan and any(stamp(each) != before for each, before in file.stamps.items())
+            if inside or missed or batch.paths & file.files or self._finds_more(path, file, batch.rescan, strangers):
                 touched[path] = None
         if batch.rescan or strangers:
             touched.update(dict.fromkeys(path for path in self._newcomers(strangers) if path not in known))
         return list(touched)
+
+    def _finds_more(self, path: Path, file: _File, rescan: bool, strangers: frozenset[Path]) -> bool:
+        """Whether a file in trouble has modules now that it had not: one that was missing may be there."""
+        if not (rescan or strangers) or self.registry.current.troubles.keys().isdisjoint(file.services):
+            return False
+        try:
+            return any(not source.files <= file.files for source in loaders.read(path))
+        except LoadError:
+            return bool(strangers)  # one of them may be what it could not read
 
     def _newcomers(self, strangers: frozenset[Path]) -> Iterable[Path]:
         for named in self._named:
@@ -217,7 +263,7 @@ class Reloader:
         self._skipped.update(found.skipped)
         if fresh:
             log.info("%s: skipped %s (no '%%%%clarens service' cell and no '@method' there)", path, ", ".join(fresh))
-        return list(found.services)
+        return [one for one in found.services if one not in self.left_alone]
 
     # --- looking at files ----------------------------------------------------------------------
 
@@ -225,15 +271,22 @@ class Reloader:
         """Reads files, builds what changed (and `again`, changed or not), and swaps it in at once."""
         with self._looking:
             look = _Look()
-            for path in paths:
+            for path in dict.fromkeys(paths):
                 self._read(path, look, again)
-            for path, source in look.builds:
-                self._build(path, source, look, wait=bool(again) or self._watch is None)
-            return self._publish(look)
+            with ExitStack() as turns:
+                for path, source in look.builds:
+                    if self._takes_turn(path, source.service, turns, wait=bool(again) or self._watch is None):
+                        self._build(path, source, look)
+                reports = self._publish(look)
+            return reports + self._look_at_refused(look)
+
+    def _look_at_refused(self, look: _Look) -> list[Report]:
+        """Loads what was refused a name that may be free now."""
+        return self._look(list(self._refused)) if look.withdrawn and self._refused else []
 
     def _read(self, path: Path, look: _Look, again: str) -> None:
         file = self._files.get(path, _File(path, files=frozenset({path})))
-        before = {each: _stamp(each) for each in file.files}
+        before = {each: stamp(each) for each in file.files}
         try:
             sources = loaders.read(path)
         except Unsettled as error:
@@ -243,12 +296,16 @@ class Reloader:
             self._fail(path, str(error), look)
             return
         self._waiting.pop(path, None)
+        self._refused.discard(path)
+        if path not in self._named and not loaders.shows_a_service(path):
+            self._forget(path, f"{path.name} has no service any more", look)
+            return
         files = frozenset(each for source in sources for each in source.files)
         names = frozenset(source.service for source in sources)
-        stamps = {each: before[each] if each in before else _stamp(each) for each in files}
-        self._files[path] = _File(path, names, files, stamps)
+        stamps = {each: before[each] if each in before else stamp(each) for each in files}
+        self._files[path] = _File(path, names, files, stamps, file.failed if stamps == file.stamps else {})
         for service in file.services - names:
-            self._withdraw(service, f"{path.name} has it no more", look)
+            self._withdraw(service, path, f"{path.name} has it no more", look)
         for source in sources:
             if (path, source.service) not in self._removed:
                 self._consider(path, source, look, again)
@@ -259,16 +316,18 @@ class Reloader:
         refusal = self._refusal(service, path)
         if refusal:
             self._refused.add(path)
-            look.reports.append(Report(service, "refused", str(path), error=f"{path.name}: {refusal}"))
+            error = f"{path.name}: {refusal}"
+            look.reports.append(Report(service, "refused", str(path), self._serving(service), error=error))
             return
-        self._refused.discard(path)
         self._owners[service] = path
         self.tests[service] = source.tests
         catalogue = self.registry.current
         current = catalogue.services.get(service)
         serving = current.source if current is not None else None
-        if again == service or current is None or serving is None or serving.digest != source.digest:
-            look.builds.append((path, source))
+        same = serving is not None and (serving.digest, serving.path) == (source.digest, source.path)
+        if again == service or current is None or not same:
+            if again == service or self._files[path].failed.get(service) != source.digest:
+                look.builds.append((path, source))
             return
         look.troubles[service] = None
         look.reports.append(unchanged(current, mended=service in catalogue.troubles))
@@ -278,7 +337,7 @@ class Reloader:
         if service in RESERVED:
             return f"no service can be called {service!r}: that is the server's own; give it another name"
         owner = self._owners.get(service)
-        if owner is not None and path is not None and owner != path:
+        if owner is not None and path is not None and owner != path and owner.exists():  # else it was renamed
             return (
                 f"the service {service!r} is served from {owner} already; give one of them another name, "
                 f"or free it with 'remove {service}'"
@@ -295,57 +354,66 @@ class Reloader:
             self._fail(path, f"{error} ({waited}); save it again", look)
             return
         del self._waiting[path]
+        self._refused.discard(path)
+        self._forget(path, f"{path.name} is not there any more", look)
+
+    def _forget(self, path: Path, why: str, look: _Look) -> None:
         file = self._files.pop(path, None)
         for service in file.services if file else ():
-            self._withdraw(service, f"{path.name} is not there any more", look)
+            self._withdraw(service, path, why, look)
 
     def _fail(self, path: Path, error: str, look: _Look) -> None:
         """Marks every service of a file that cannot be read."""
         self._waiting.pop(path, None)
         file = self._files.setdefault(path, _File(path, files=frozenset({path})))
-        file.stamps = {each: _stamp(each) for each in file.files}
-        for service in file.services or {loaders.identifier(path.stem)}:
-            if self._owners.setdefault(service, path) == path:
+        file.stamps = {each: stamp(each) for each in file.files}
+        file.services = file.services or frozenset({loaders.identifier(path.stem)})
+        for service in file.services:
+            if (path, service) in self._removed:
+                continue
+            if not self._refusal(service, path):
+                self._owners[service] = path
                 look.troubles[service] = error
             look.reports.append(Report(service, "failed", str(path), self._serving(service), error=error))
 
-    def _withdraw(self, service: str, why: str, look: _Look) -> None:
-        if service in self._owners:
-            path = self._owners.pop(service)
+    def _withdraw(self, service: str, path: Path | None, why: str, look: _Look) -> None:
+        """Takes a service away that came from `path`, unless another file has it by now."""
+        if service in self._owners and self._owners[service] == path:
+            del self._owners[service]
             self.tests.pop(service, None)
             look.withdrawn.append(service)
             look.reports.append(Report(service, "withdrawn", str(path or ""), error=why))
 
-    def _build(self, path: Path, source: Source, look: _Look, *, wait: bool) -> None:
+    def _takes_turn(self, path: Path, service: str, turns: ExitStack, *, wait: bool) -> bool:
+        """Whether a service may be built now; if a cell of it runs, its file is looked at again after that."""
+        self._held_up.add(path)
+        turn = self._turns[service]
+        if not turn.acquire(blocking=wait):
+            return False
+        turns.callback(turn.release)
+        self._held_up.discard(path)
+        return True
+
+    def _build(self, path: Path, source: Source, look: _Look) -> None:
         service = source.service
-        if not self._turns[service].acquire(blocking=wait):
-            self._look_later(path)  # a cell of it is running
-            return
         output = Output(self._settings.output_limit)
         started = time.perf_counter()
         try:
             lent = self.lent.get(service)
             generation = loaders.build_within(self._settings.load_limit, source, self._kept[service], lent, output)
         except LoadError as error:
+            self._files[path].failed[service] = source.digest
             look.troubles[service] = str(error)
-            look.reports.append(self._failure(error, source, output))
+            look.reports.append(failed(error, source, output.text(), self._serving(service)))
         else:
-            if any(_stamp(each) != stamp for each, stamp in self._files[path].stamps.items()):
+            if any(stamp(each) != before for each, before in self._files[path].stamps.items()):
                 generation.unload()  # it was saved again meanwhile, and what was read may be half of that
                 self._look_later(path)
             else:
                 look.built.append((generation, output, (time.perf_counter() - started) * 1000))
-        finally:
-            self._turns[service].release()
 
     def _look_later(self, path: Path) -> None:
         self._waiting[path] = time.monotonic() + self._settings.settle_limit
-
-    def _failure(self, error: LoadError, source: Source, output: Output) -> Report:
-        trace = frames.render(error.__cause__, source.by_filename) if error.__cause__ is not None else ""
-        service, path = source.service, str(source.path or "")
-        number = self._serving(service)
-        return Report(service, "failed", path, number, str(error), traceback=trace, output=output.text())
 
     def _serving(self, service: str) -> int:
         generation = self.registry.current.services.get(service)
@@ -362,17 +430,31 @@ class Reloader:
         if missing:
             text = f"{service}: --use {missing[0]} works only with a server inside the notebook's own kernel"
             return self._told(Report(service, "failed", error=text, generation=self._serving(service)))
-        with self._turns[service]:
-            current = self.registry.current.services.get(service)
-            base = current.source if current is not None else None
-            source = loaders.with_cell(service, base, cell)
-            if base is not None and current is not None and base.digest == source.digest and not cell.lent:
-                return unchanged(current)
-            return self._load_cells(source)
+        try:
+            with self._turns[service]:
+                return self._register(service, cell)
+        finally:
+            while self._held_up:
+                self._look_later(self._held_up.pop())
+                self._batches.put(Batch(frozenset()))  # wakes who looks
 
-    def register_test(self, service: str, cell: LiveCell) -> None:
-        """Keeps a test cell that was run with its service."""
-        self.tests[service] = loaders.with_test(self.tests.get(service, ()), service, cell)
+    def _register(self, service: str, cell: LiveCell) -> Report:
+        if cell.notebook is not None:
+            self._removed.discard((cell.notebook, service))
+        catalogue = self.registry.current
+        current = catalogue.services.get(service)
+        base = current.source if current is not None else None
+        source = loaders.with_cell(service, base, cell)
+        if base is None or current is None or base.digest != source.digest or cell.lent:
+            return self._load_cells(source)
+        mended = service in catalogue.troubles
+        return self._publish(_Look(troubles={service: None}, reports=[unchanged(current, mended=mended)]))[0]
+
+    def register_test(self, service: str, cell: LiveCell) -> str:
+        """Keeps a test cell that was run with its service; gives its name among the results."""
+        tests = loaders.with_test(self.tests.get(service, ()), service, cell)
+        self.tests[service] = tests
+        return next(unit.at(None) for unit in tests if unit.text == cell.text)
 
     def _load_cells(self, source: Source) -> Report:
         service = source.service
@@ -382,7 +464,10 @@ class Reloader:
             with captured(output):
                 generation = loaders.build(source, self._kept[service], self.lent.get(service))
         except LoadError as error:
-            return self._told(self._failure(error, source, output))
+            troubles: dict[str, str | None] = {service: str(error)} if self._serving(service) else {}
+            return self._publish(
+                _Look(troubles=troubles, reports=[failed(error, source, output.text(), self._serving(service))])
+            )[0]
         self._owners.setdefault(service, source.path)
         return self._publish(_Look(built=[(generation, output, (time.perf_counter() - started) * 1000)]))[0]
 
@@ -397,6 +482,7 @@ class Reloader:
             troubles=look.troubles,
             remove=[service for service in look.withdrawn if service not in self._bundled],
         )
+        self._swapped |= bool(look.built)
         for generation, output, ms in look.built:
             old = before.get(generation.service)
             if old is not None and old.bundled:
@@ -404,8 +490,6 @@ class Reloader:
             look.reports.append(loaded(fresh[generation.service], old, output.text(), ms))
         for report in look.reports:
             self._told(report)
-        if look.withdrawn and self._refused:  # one of them may have the name now
-            look.reports += self._look(list(self._refused))
         return look.reports
 
     def _told(self, report: Report) -> Report:
@@ -420,11 +504,3 @@ class Reloader:
             log.info("%s printed at load: %s", report.service, line)
         self._events.add({"event": "reload", "time": time.time(), **report.as_struct()})
         return report
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino

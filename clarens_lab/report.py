@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from types import CodeType
 from typing import Any
 
+from clarens_lab import frames
 from clarens_lab.registry import Generation
 from clarens_lab.service import Method
+from clarens_lab.source import LoadError, Source
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,13 @@ def loaded(new: Generation, old: Generation | None, output: str, ms: float) -> R
         output=output,
         ms=ms,
     )
+
+
+def failed(error: LoadError, source: Source, output: str, serving: int) -> Report:
+    """The report on source that did not load, while the generation `serving` serves (0: none)."""
+    trace = frames.render(error.__cause__, source.by_filename) if error.__cause__ is not None else ""
+    path = str(source.path or "")
+    return Report(source.service, "failed", path, serving, str(error), traceback=trace, output=output)
 
 
 def unchanged(generation: Generation, *, mended: bool = False) -> Report:

@@ -11,20 +11,47 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from clarens_lab.settings import project_of
 
 
 @dataclass(frozen=True)
 class Running:
-    """A running server: its XML-RPC address, the lab token, its process, the paths it was given, its project."""
+    """A running server: its XML-RPC address, the lab token, its process, the paths it was given, its project.
+
+    `embedded` says that it runs on a thread of some other program, such as a notebook's kernel.
+    """
 
     url: str
     token: str
     pid: int
     paths: tuple[str, ...]
     project: str = ""
+    embedded: bool = False
 
     def __repr__(self) -> str:
         return f"<server {self.url}, pid {self.pid}>"  # never the token
+
+    def is_at(self, url: str) -> bool:
+        """Whether `url` is its address, however it is written: `localhost:8642` and the like."""
+        return _place(url) == _place(self.url)
+
+    def serves(self, folder: Path) -> bool:
+        """Whether it is a server of that folder's project, or serves something in the folder."""
+        folder = folder.resolve()
+        if self.project == str(project_of(folder)):
+            return True
+        return any(folder in (path, *path.parents) for path in (Path(each).resolve() for each in self.paths))
+
+
+def _place(url: str) -> tuple[str, int | None]:
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        port = parts.port
+    except ValueError:  # no number, or none of a port
+        port = None
+    return {"localhost": "127.0.0.1"}.get(parts.hostname or "", parts.hostname or ""), port
 
 
 def directory() -> Path:
@@ -43,8 +70,7 @@ def directory() -> Path:
 
 def write(server: Running) -> Path:
     """Leaves a server's run file; returns where."""
-    port = server.url.rstrip("/").rpartition(":")[2].partition("/")[0]
-    path = directory() / f"{server.pid}-{port}.json"
+    path = directory() / f"{server.pid}-{_place(server.url)[1]}.json"
     write_to(path, asdict(server))
     return path
 
@@ -61,6 +87,16 @@ def write_to(path: Path, content: dict[str, Any]) -> None:
         raise
 
 
+def take_back(path: Path) -> None:
+    """Removes a run file that this process wrote, and leaves another's alone."""
+    try:
+        mine = json.loads(path.read_text(encoding="utf-8"))["pid"] == os.getpid()
+    except (OSError, ValueError, TypeError, KeyError):  # gone already, or not a run file any more
+        return
+    if mine:
+        path.unlink(missing_ok=True)
+
+
 def running() -> Iterator[Running]:
     """The servers of this user that run now; what dead ones left behind is removed."""
     for path in sorted(directory().glob("*.json")):
@@ -69,17 +105,22 @@ def running() -> Iterator[Running]:
             server = Running(**{**told, "paths": tuple(told["paths"])})
         except (OSError, ValueError, TypeError, KeyError):
             continue  # being removed, or not ours
-        if _is_alive(server.pid):
+        if is_alive(server.pid):
             yield server
         else:
             path.unlink(missing_ok=True)
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent to notice does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
+        pass
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except (OSError, IndexError):  # a system without it, or it has ended in this moment
         return True
-    return True
+    return state != "Z"

@@ -10,14 +10,13 @@ import secrets
 import signal
 import socket
 import threading
+import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
-
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 
 from clarens_lab import output, runfiles
 from clarens_lab.bundled.echo import Echo
@@ -26,7 +25,7 @@ from clarens_lab.bundled.system import System
 from clarens_lab.dispatch import Dispatcher
 from clarens_lab.engines import Engines
 from clarens_lab.events import Item, Ring, RingHandler
-from clarens_lab.http import HEADER_ROOM, Door
+from clarens_lab.http import Door, Listener
 from clarens_lab.registry import Generation, Registry
 from clarens_lab.reload import Reloader
 from clarens_lab.service import methods_of
@@ -34,8 +33,10 @@ from clarens_lab.settings import Settings, project_of
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 3600.0
-BODY_SECONDS = 600.0
+BACKLOG = 128
+SWEEP_SECONDS = 60.0
+GRACE_SECONDS = 2.0
+"""What is left, once the calls in flight have had their time, for hooks and for tasks that do not end."""
 
 
 class PortInUse(OSError):
@@ -79,10 +80,12 @@ class Server:
         )
         lab = Lab(self.dispatcher, self.reloader, self.events, self.log, self._facts)
         self.registry.publish([Generation("lab", methods_of("lab", lab))])
+        self._door = Door(self.dispatcher, self.engines, self.settings, self.token, _dn(self.settings))
         self._sockets: list[socket.socket] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
+        self._stopping = asyncio.Event()
         self._thread: threading.Thread | None = None
+        self._used = False
         self._signals = 0
 
     # --- what it is reached at ------------------------------------------------------------------
@@ -108,13 +111,15 @@ class Server:
     def listen(self) -> None:
         """Binds the port, in the calling thread, so that it learns at once if that fails.
 
-        Raises PortInUse or OSError.
+        Raises PortInUse or OSError; RuntimeError if it ran before.
         """
+        if self._used:
+            raise RuntimeError(f"{self!r} runs once: make a new Server, of the same paths and settings")
         if self._sockets:
             return
         host, port = self.settings.host, self.settings.port
         try:
-            self._sockets = bind_sockets(port, host, reuse_port=False)
+            self._sockets = _bound(host, port)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUse(
@@ -152,17 +157,22 @@ class Server:
         `ready` is called when it listens and every load has ended.
         """
         self.listen()
-        asyncio.run(self._run(ready, signals))
+        self._used = True
+        try:
+            _run_to_the_end(self._run(ready, signals), signals)
+        finally:
+            self._close_sockets()
 
     def stop(self) -> None:
         """Stops it, from any thread: calls in flight may end, within the time limit; then the port is free."""
-        loop, stopping = self._loop, self._stopping
-        if loop is not None and stopping is not None and not loop.is_closed():
-            with contextlib.suppress(RuntimeError):  # it closed in this very moment
-                loop.call_soon_threadsafe(stopping.set)
+        loop = self._loop
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(self._stopping.set)
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(self.settings.drain_limit + 5)
-        self._close_sockets()
+            self._thread.join(self.settings.drain_limit + 2 * GRACE_SECONDS)
+        if loop is None or self._thread is not None:  # else the thread that runs it does so
+            self._close_sockets()
 
     def __enter__(self) -> Self:
         return self.start()
@@ -176,43 +186,34 @@ class Server:
 
     async def _run(self, ready: Callable[[], object], signals: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._stopping = asyncio.Event()
-        if signals:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._loop.add_signal_handler(number, self._signalled)
-        handler = RingHandler(self.log)
-        logger = logging.getLogger("clarens_lab")
-        logger.addHandler(handler)
-        if logger.level == logging.NOTSET:
-            logger.setLevel(logging.INFO)
-        output.install()
-        door = Door(self.dispatcher, self.engines, self.settings, self.token, _dn(self.settings))
-        http = HTTPServer(
-            door, max_header_size=HEADER_ROOM, idle_connection_timeout=IDLE_SECONDS, body_timeout=BODY_SECONDS
-        )
-        http.add_sockets(self._sockets)
         self._facts["url"] = self.url
-        run_file: Path | None = None
-        try:
+        with contextlib.ExitStack() as ending:
+            if signals:
+                ending.enter_context(_handled(self._signalled))
+            ending.enter_context(_logged(self.log))
+            output.install()
+            ending.callback(output.uninstall)
+            ending.callback(self.engines.stop)
+            ending.callback(self.reloader.stop)
             stopped = asyncio.ensure_future(self._stopping.wait())
-            loads = asyncio.ensure_future(self.engines.workers.run(lambda: self.reloader.serve(self.paths)))
+            loads = asyncio.ensure_future(self.engines.aside.run(lambda: self.reloader.serve(self.paths)))
             await asyncio.wait({loads, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if loads.done():
-                loads.result()
-                if self.settings.reload:
-                    self.reloader.watch()
-                run_file = runfiles.write(self.running)
-                log.info("serving %s", self.url)
-                ready()
-            await stopped
-            await self._drain(http, door)
-        finally:
-            if run_file is not None:
-                run_file.unlink(missing_ok=True)
-            self.reloader.stop()
-            self.engines.stop()
-            output.uninstall()
-            logger.removeHandler(handler)
+            if not loads.done():
+                loads.cancel()
+                return
+            loads.result()
+            if self.settings.reload:
+                self.reloader.watch()
+            listener = Listener(self._door)  # who connected before has waited: nothing answers "no such method" yet
+            listener.add_sockets(self._sockets)
+            run_file = runfiles.write(replace(self.running, embedded=not signals))
+            ending.callback(run_file.unlink, missing_ok=True)
+            log.info("serving %s", self.url)
+            ready()
+            while not stopped.done():
+                await asyncio.wait({stopped}, timeout=SWEEP_SECONDS)
+                self._door.close_idle()
+            await self._drain(listener)
 
     @property
     def running(self) -> runfiles.Running:
@@ -221,29 +222,49 @@ class Server:
             self.url, self.token, os.getpid(), tuple(str(path) for path in self.paths), str(self.project)
         )
 
-    def _signalled(self) -> None:
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        """Ends serving at the first signal, and the process at once at the second, whatever still runs.
+
+        A handler of Python's own, which runs also while a method holds up the event loop; for that and for threads
+        that do not end, the process is given so long and then ended by force.
+        """
         self._signals += 1
         if self._signals > 1:
-            os._exit(1)  # the second one ends at once, whatever still runs
-        if self._stopping is not None:
-            self._stopping.set()
+            os._exit(1)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        last = threading.Timer(self.settings.drain_limit + 2 * GRACE_SECONDS, self._end_by_force)
+        last.daemon = True
+        last.start()
 
-    async def _drain(self, http: HTTPServer, door: Door) -> None:
+    def _end_by_force(self) -> None:
+        log.warning("stopped by force: code of a service did not end")
+        for path in runfiles.directory().glob(f"{os.getpid()}-*.json"):
+            path.unlink(missing_ok=True)
+        os._exit(0)
+
+    async def _drain(self, listener: Listener) -> None:
         """Takes no new connections, lets the calls in flight end within the limit, closes the rest."""
-        door.draining = True
+        self._door.draining = True
         self._shut_down_sockets()
-        http.stop()
-        if door.calls:
-            log.info("stopping: %d calls in flight have %g s to end", len(door.calls), self.settings.drain_limit)
-            _, late = await asyncio.wait(set(door.calls), timeout=self.settings.drain_limit)
-            for task in late:
-                task.cancel()
-            if late:
-                log.warning("stopped with %d calls unfinished", len(late))
-                await asyncio.wait(late, timeout=1)
-        await http.close_all_connections()
+        listener.stop()
         self._sockets.clear()
         _listening.discard(self)
+        self.events.close()
+        self.log.close()
+        calls = self._door.calls
+        if calls:
+            log.info("stopping: %d calls in flight have %g s to end", len(calls), self.settings.drain_limit)
+        await _ended(calls, self.settings.drain_limit)
+        if calls:
+            log.warning("stopped with %d calls unfinished", len(calls))
+            for task in calls:
+                task.cancel()
+            await _ended(calls, GRACE_SECONDS / 2)
+        await self._door.close_connections()
+        end = time.monotonic() + GRACE_SECONDS
+        for hooks in self.registry.close():
+            hooks.join(max(0, end - time.monotonic()))
 
     def _shut_down_sockets(self) -> None:
         """Ends listening even where a forked child still has the sockets open."""
@@ -262,6 +283,107 @@ class Server:
         _listening.discard(self)
 
 
+def _bound(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, one for each address that the host has: `localhost` may have two, and they share the port."""
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        shared = port or (sockets[0].getsockname()[1] if sockets else 0)
+        one: socket.socket | None = None
+        try:
+            one = socket.socket(family, kind, protocol)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            one.setblocking(False)
+            one.bind((address[0], shared, *address[2:]))
+            one.listen(BACKLOG)
+        except OSError as error:
+            if one is not None:
+                one.close()
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                for other in sockets:
+                    other.close()
+                raise
+            missing = error  # a kind of address that this machine has not; perhaps it has the other
+        else:
+            sockets.append(one)
+    if missing is not None and not sockets:
+        raise missing
+    return sockets
+
+
+async def _ended(calls: set[asyncio.Task[None]], limit: float) -> None:
+    """Waits until no call is in flight, those too that come meanwhile on open connections, or the time is over."""
+    end = asyncio.get_running_loop().time() + limit
+    while calls and (left := end - asyncio.get_running_loop().time()) > 0:
+        await asyncio.wait(set(calls), timeout=left)
+
+
+def _run_to_the_end(main: Coroutine[Any, Any, None], signals: bool) -> None:
+    """As `asyncio.run`, but for what code of services may do to it.
+
+    A task of a service that raises SystemExit does not end it; one that refuses to be cancelled, or a thread of the
+    loop's default executor that is stuck, does not keep it from ending.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        task = loop.create_task(main)
+        while not task.done():
+            try:
+                loop.run_until_complete(asyncio.wait({task}))
+            except (SystemExit, KeyboardInterrupt) as error:
+                if not (signals or threading.current_thread() is not threading.main_thread()):
+                    raise  # the user's own Ctrl-C
+                log.error("a task that a service started raised %s; the server goes on", type(error).__name__)
+        task.result()
+    finally:
+        _cancel_what_is_left(loop)
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+_unending: list[asyncio.Task[Any]] = []
+"""Tasks that cannot be cancelled: kept, so that they are not torn down wherever garbage is next collected."""
+
+
+def _cancel_what_is_left(loop: asyncio.AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop)
+    for one in left:
+        one.cancel()
+    if left:
+        _, unending = loop.run_until_complete(asyncio.wait(left, timeout=GRACE_SECONDS / 2))
+        _unending.extend(unending)
+    loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While the block runs, SIGTERM and SIGINT go to the handler."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def _logged(ring: Ring) -> Iterator[None]:
+    """While the block runs, the package's log lines go to the ring too."""
+    handler = RingHandler(ring)
+    logger = logging.getLogger("clarens_lab")
+    logger.addHandler(handler)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 _listening: "weakref.WeakSet[Server]" = weakref.WeakSet()
 
 
@@ -270,6 +392,7 @@ def _close_in_child() -> None:
     for server in list(_listening):
         for one in server._sockets:
             one.close()
+        server._door.close_in_child()
 
 
 os.register_at_fork(after_in_child=_close_in_child)

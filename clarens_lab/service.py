@@ -6,14 +6,16 @@ when the service is loaded.
 
 import inspect
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any, TypeVar, overload
 
-from clarens_lab.signature import Signature, declared, signature_of
+from clarens_lab.signature import Signature, declared, signature_of, written
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -31,6 +33,8 @@ class Mark:
     help: str | None
     timeout: float | None
     inline: bool
+    home: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """The globals of the code that marked it. A decorated function may call another module its own; this tells."""
 
 
 @overload
@@ -39,7 +43,7 @@ def method(function: F, /) -> F: ...
 def method(
     *,
     name: str | None = None,
-    signatures: Iterable[str | Sequence[str]] = (),
+    signatures: str | Iterable[str | Sequence[str]] = (),
     help: str | None = None,
     timeout: float | None = None,
     inline: bool = False,
@@ -51,7 +55,7 @@ def method(
     /,
     *,
     name: str | None = None,
-    signatures: Iterable[str | Sequence[str]] = (),
+    signatures: str | Iterable[str | Sequence[str]] = (),
     help: str | None = None,
     timeout: float | None = None,
     inline: bool = False,
@@ -75,14 +79,16 @@ def method(
         raise ValueError(f"@method(name={name!r}): a method's name is made of Python names and dots")
     if timeout is not None and timeout <= 0:
         raise ValueError(f"@method(timeout={timeout!r}): seconds, more than 0")
-    mark = Mark(name, declared(signatures), help, timeout, inline)
+    listed = [signatures] if isinstance(signatures, str) else signatures
+    mark = Mark(name, declared(listed), help, timeout, inline, sys._getframe(1).f_globals)
 
     def put(function: F) -> F:
         if not callable(function):
-            raise TypeError(f"@method marks functions; {function!r} cannot be called")
+            named = f"; a name is given as @method(name={function!r})" if isinstance(function, str) else ""
+            raise TypeError(f"@method marks functions; {function!r} cannot be called{named}")
         try:
             setattr(function, MARK, mark)
-        except AttributeError:
+        except (AttributeError, TypeError):  # TypeError: a class that is built in
             raise TypeError(
                 f"@method cannot mark {function!r}: write a function of your own that calls it, and mark that"
             ) from None
@@ -123,25 +129,24 @@ def marked(function: Callable[..., Any], service: str, key: str) -> Method:
     mark: Mark = getattr(function, MARK)
     name = mark.name or key
     signature = signature_of(function, name)
-    text = mark.help if mark.help is not None else inspect.getdoc(function) or ""
+    text = mark.help if mark.help is not None else inspect.getdoc(written(function)) or ""
     signatures = mark.signatures or signature.alternatives
     return Method(service, name, function, signature, signatures, text, mark.timeout, mark.inline)
 
 
-def published(namespace: Mapping[str, Any], service: str, owns: Callable[[object], bool]) -> dict[str, Method]:
-    """The methods that a namespace publishes, by name.
+def marked_in(namespace: Mapping[str, Any], owns: Callable[[object], bool]) -> dict[str, Callable[..., Any]]:
+    """The functions that a namespace publishes, by the name on the wire.
 
-    A marked function counts if `owns` says that it was written in the service. One that is bound
-    under several names is published under the one it was defined as.
+    One that is bound under several names is published under the one it was defined as.
     """
-    found: dict[str, Method] = {}
+    found: dict[str, Callable[..., Any]] = {}
     for key, value in list(namespace.items()):
+        if issubclass(type(value), ModuleType):  # a lazy one would be loaded by the question
+            continue
         if is_marked(value) and owns(value):
             defined_as = getattr(value, "__name__", key)
-            if defined_as != key and namespace.get(defined_as) is value:
-                continue
-            made = marked(value, service, key)
-            found[made.name] = made
+            if defined_as == key or namespace.get(defined_as) is not value:
+                found[getattr(value, MARK).name or key] = value
     return found
 
 
@@ -233,6 +238,35 @@ def on_unload(function: F) -> F:
     if (one := _building.get()) is not None:
         one.unload.append(function)
     return function
+
+
+def completed(value: Any) -> Any:
+    """The result of a coroutine that runs to its end here and now: at load, or in a test; any other value as it is."""
+    if not inspect.isawaitable(value):
+        return value
+    import asyncio  # not needed by those who only mark methods
+
+    async def wait() -> Any:
+        return await value
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(wait())
+    ended: list[Any] = []  # a notebook's own loop runs in this thread: another one takes it
+
+    def run() -> None:
+        try:
+            ended.extend((asyncio.run(wait()), None))
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            ended.extend((None, error))
+
+    thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
+    thread.start()
+    thread.join()
+    if ended[1] is not None:
+        raise ended[1]
+    return ended[0]
 
 
 # --- the call that is running ------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """The settings, in one table: name, default, help. The CLI, the environment, clarens.toml and the docs read it.
 
 A value on the command line wins over `CLARENS_NAME` in the environment, that over the project's
-`clarens.toml`, that over the default. All reading happens in `read`; nothing else looks at the environment.
+`clarens.toml`, that over the default. All reading happens in `read`; nothing else looks for settings.
 """
 
 import dataclasses
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -63,9 +64,10 @@ class Settings:
                 raise SettingsError(f"{name} = {value!r}: it takes {', '.join(choices)}.")
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port = {self.port}: it takes a number from 0 to 65535.")
-        for name in ("worker_threads", "depth_limit", "int_digits", "event_ring", "log_lines"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} = {getattr(self, name)}: it takes a number from 1 up.")
+        for name in TABLE:
+            value, least = getattr(self, name), LEAST.get(name, 0)
+            if type(value) in (int, float) and not least <= value < math.inf:  # also for nan
+                raise SettingsError(f"{name} = {value:g}: it takes a number from {least:g} up.")
 
     @property
     def loopback(self) -> bool:
@@ -79,6 +81,12 @@ class Settings:
 
 
 CHOICES = {"debug": ("auto", "on", "off"), "watch": ("auto", "poll"), "log_format": ("text", "json")}
+LEAST = {
+    "load_limit": 0.01,
+    **dict.fromkeys(("worker_threads", "queue_limit", "body_limit", "header_limit", "depth_limit", "int_digits"), 1),
+    **dict.fromkeys(("event_ring", "log_lines", "log_bytes", "log_file_bytes"), 1),
+}
+"""The smallest value of each number; of the others it is 0."""
 TABLE = {spec.name: spec for spec in dataclasses.fields(Settings)}
 
 
@@ -112,11 +120,16 @@ def read(
     if project is not None and (file := project / FILE).exists():
         values |= _from_file(file)
     for name in TABLE:
-        text = environ.get(f"CLARENS_{name.upper()}")
+        text = environ.get(variable(name))
         if text is not None:
-            values[name] = value_of(name, text, where=f"CLARENS_{name.upper()} in the environment")
+            values[name] = value_of(name, text, where=f"{variable(name)} in the environment")
     values |= {name: value for name, value in (given or {}).items() if value is not None}
     return Settings(**values)  # type: ignore[arg-type]  # each value was checked against its field
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting: `CLARENS_LOG_FILE`."""
+    return f"CLARENS_{name.upper()}"
 
 
 def _from_file(file: Path) -> dict[str, object]:
@@ -135,7 +148,7 @@ def value_of(name: str, value: object, *, where: str) -> object:
         raise SettingsError(f"{where}: no setting {name!r}.{hint}")
     kind = type(TABLE[name].default)
     try:
-        converted = _convert(kind, value)
+        converted = _switch(value) if "on" in CHOICES.get(name, ()) else _convert(kind, value)
         Settings(**{name: converted})  # type: ignore[arg-type]  # its own checks on this one value
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from None
@@ -148,12 +161,16 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 WORDS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
 
+def _switch(value: object) -> object:
+    """A setting that is on, off or something in between, also written as true or false."""
+    known = WORDS.get(value.lower(), value) if isinstance(value, str) else value
+    return _convert(str, {True: "on", False: "off"}[known] if isinstance(known, bool) else known)
+
+
 def _convert(kind: type, value: object) -> object:
     if kind is bool and isinstance(value, str) and value.lower() in WORDS:
         return WORDS[value.lower()]
-    if kind is str and isinstance(value, bool):  # debug = true in clarens.toml
-        return "on" if value else "off"
-    if kind in (int, float) and isinstance(value, str):
+    if kind in (int, float) and isinstance(value, str) and "_" not in value:
         return kind(value)
     if kind is float and type(value) is int:
         return float(value)

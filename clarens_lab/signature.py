@@ -8,12 +8,13 @@ import collections.abc
 import dataclasses
 import datetime
 import enum
+import functools
 import inspect
 import reprlib
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,9 @@ Accept = Callable[[Any], Any]
 """Takes an argument as decoded, gives it as the function wants it; raises Refused."""
 
 EMPTY = inspect.Parameter.empty
+UNIONS = (typing.Union, types.UnionType)
+MOST_VALUES = 10
+"""How many values of a Literal or Enum a refusal lists."""
 
 
 class Refused(ValueError):
@@ -95,10 +99,7 @@ def signature_of(function: Callable[..., Any], name: str) -> Signature:
 
     Raises Unpublishable for a keyword-only parameter without a default: XML-RPC has positions only.
     """
-    try:
-        shape = inspect.signature(function)
-    except (ValueError, TypeError):  # some builtins tell nothing: then anything goes
-        shape = inspect.Signature([inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)])
+    shape = _shape(function)
     hints = _hints(function, shape)
     parameters: list[Parameter] = []
     rest: Parameter | None = None
@@ -147,24 +148,58 @@ def _parameter(parameter: inspect.Parameter, hint: object) -> Parameter:
     return Parameter(parameter.name, wire, _hint_text(hint), accept, required)
 
 
+def written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function that a `functools.partial` is made of; any other as it is."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
+def _shape(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        if sys.version_info >= (3, 14):  # hints are evaluated when they are asked for: one that names nothing raises
+            import annotationlib
+
+            return inspect.signature(function, annotation_format=annotationlib.Format.FORWARDREF)
+        return inspect.signature(function)
+    except Exception:  # noqa: BLE001  # some builtins tell nothing, a __signature__ may raise: then anything goes
+        return inspect.Signature([inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL)])
+
+
 def _hints(function: Callable[..., Any], shape: inspect.Signature) -> dict[str, Any]:
     """Hints by name, evaluated; one that names nothing stays the text it is."""
+    inner = inspect.unwrap(written(function))
+    if not hasattr(inner, "__globals__") and not isinstance(inner, type):
+        inner = getattr(type(inner), "__call__", inner)  # noqa: B004  # an object that can be called
     try:
-        return typing.get_type_hints(function, include_extras=False)
+        return typing.get_type_hints(inner)
     except Exception:  # noqa: BLE001  # a hint is documentation: whatever it raises, the method is served
         raw = {name: parameter.annotation for name, parameter in shape.parameters.items()}
         raw["return"] = shape.return_annotation
-        names = getattr(function, "__globals__", {})
+        names = getattr(inner, "__globals__", {})
         return {name: _evaluated(hint, names) for name, hint in raw.items() if hint is not EMPTY}
 
 
-def _evaluated(hint: object, names: dict[str, Any]) -> object:
-    if not isinstance(hint, str):
+def _member_hints(kind: type) -> dict[str, Any]:
+    """The hints of a class's members, as `_hints` has them."""
+    try:
+        return typing.get_type_hints(kind)
+    except Exception:  # noqa: BLE001  # as above: one hint that names nothing must not lose the others
+        found: dict[str, Any] = {}
+        for base in reversed(kind.__mro__):
+            names = vars(sys.modules.get(base.__module__, typing))
+            found |= {name: _evaluated(hint, names) for name, hint in vars(base).get("__annotations__", {}).items()}
+        return found
+
+
+def _evaluated(hint: object, names: Mapping[str, Any]) -> object:
+    text = hint.__forward_arg__ if isinstance(hint, typing.ForwardRef) else hint
+    if not isinstance(text, str):
         return hint
     try:
-        return eval(hint, names)  # noqa: S307  # the service's own source, as `typing.get_type_hints` does
+        return eval(text, dict(names))  # noqa: S307  # the service's own source, as `typing.get_type_hints` does
     except Exception:  # noqa: BLE001  # as above
-        return hint
+        return text
 
 
 def _text(name: str, shape: inspect.Signature, hints: dict[str, Any]) -> str:
@@ -186,11 +221,18 @@ def _text(name: str, shape: inspect.Signature, hints: dict[str, Any]) -> str:
 
 def _default_text(default: object) -> str:
     """Short and the same at every load: an object's own repr may hold its address."""
-    if isinstance(default, enum.Enum):
-        return f"{type(default).__name__}.{default.name}"
-    if default is None or isinstance(default, int | float | str | bytes | list | tuple | dict | set):
-        return reprlib.repr(default)
-    return "..."
+    return _defaults.repr(default)
+
+
+class _Defaults(reprlib.Repr):
+    def repr_instance(self, x: Any, level: int) -> str:
+        """Of what is no list, text or the like: only plain values are shown."""
+        if isinstance(x, enum.Enum):
+            return f"{type(x).__name__}.{x.name}"
+        return super().repr_instance(x, level) if type(x) in (bool, float, bytes, complex, type(None)) else "..."
+
+
+_defaults = _Defaults()
 
 
 class _Raw:
@@ -204,17 +246,28 @@ class _Raw:
 
 
 def _hint_text(hint: object) -> str:
+    """The hint as one would write it, each class by its own name: where it lives differs from load to load."""
     if hint is EMPTY:
         return ""
     if hint is None or hint is type(None):
         return "None"
-    if isinstance(hint, str):
-        return hint
-    text = inspect.formatannotation(hint)
-    for prefix in ("typing.", "collections.abc.", "datetime.", "numpy."):
-        text = text.replace(prefix, "")
-    # A class of the service itself is known by its own name.
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else text
+    if hint is ...:
+        return "..."
+    if isinstance(hint, str | typing.ForwardRef):
+        return hint if isinstance(hint, str) else hint.__forward_arg__
+    if isinstance(hint, list):  # the arguments of a Callable
+        return f"[{', '.join(map(_hint_text, hint))}]"
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _hint_text(members[0])
+    if origin in UNIONS:
+        return " | ".join(map(_hint_text, members))
+    if origin is typing.Literal:
+        return f"Literal[{', '.join(map(_default_text, members))}]"
+    if members:
+        return f"{_hint_text(origin)}[{', '.join(map(_hint_text, members))}]"
+    name = getattr(hint, "__name__", None)
+    return name if isinstance(name, str) else _default_text(hint)
 
 
 # --- the table: a hint gives a wire type and a check -------------------------------------------
@@ -262,7 +315,7 @@ def _collected(make: Callable[[list[Any]], Any]) -> Accept:
         try:
             return make(value)
         except (TypeError, ValueError) as error:  # a list inside a set, a ragged array
-            raise Refused(f"cannot take {describe(value)}: {error}") from None
+            raise Refused(f"cannot take {describe(value)}: {str(error).rstrip('.')}") from None
 
     return accept
 
@@ -302,19 +355,26 @@ PLAIN: dict[object, tuple[str, Accept]] = {
 def wire_of(hint: Any) -> tuple[str, Accept]:
     """The XML-RPC type that a hint is listed as, and the check of an argument."""
     try:
-        if hint in PLAIN:
-            return PLAIN[hint]
-    except TypeError:  # an unhashable hint documents only
+        return _wire_of(hint)
+    except Exception:  # noqa: BLE001  # one that cannot be hashed, compared or evaluated documents only
         return "undef", _anything
+
+
+def _wire_of(hint: Any) -> tuple[str, Accept]:
+    if hint in PLAIN:
+        return PLAIN[hint]
     origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin is typing.Annotated:
+        return _wire_of(hint.__origin__)
+    if origin in UNIONS:
         return _union(typing.get_args(hint))
     if origin is typing.Literal:
-        return _one_of(list(typing.get_args(hint)), lambda value: value)
+        members = typing.get_args(hint)
+        return _one_of([(one, one.value if isinstance(one, enum.Enum) else one) for one in members])
     if hasattr(hint, "__supertype__"):
-        return wire_of(hint.__supertype__)
+        return _wire_of(hint.__supertype__)
     if hasattr(hint, "__value__"):
-        return wire_of(hint.__value__)
+        return _wire_of(hint.__value__)
     plain = origin if isinstance(origin, type) else hint
     if plain in PLAIN:
         return PLAIN[plain]
@@ -323,7 +383,7 @@ def wire_of(hint: Any) -> tuple[str, Accept]:
 
 def _class(kind: type) -> tuple[str, Accept]:
     if issubclass(kind, enum.Enum):
-        return _one_of([member.value for member in kind], kind)
+        return _one_of([(member, member.value) for member in kind])
     if dataclasses.is_dataclass(kind):
         return "struct", _built(kind)
     if typing.is_typeddict(kind):
@@ -341,41 +401,48 @@ def _union(members: tuple[Any, ...]) -> tuple[str, Accept]:
     return wire, _or_none(accept)
 
 
-def _one_of(values: list[Any], make: Callable[[Any], Any]) -> tuple[str, Accept]:
-    wires = {wire_of(type(value))[0] for value in values}
+def _one_of(known: list[tuple[Any, Any]]) -> tuple[str, Accept]:
+    """Of (what the function gets, what stands for it on the wire)."""
+    wires = {wire_of(type(value))[0] for _, value in known}
 
-    def accept(value: object) -> object:
-        for known in values:
-            if type(known) is type(value) and known == value:
-                return make(known)
-        raise Refused(f"takes one of {', '.join(map(repr, values))}, not {describe(value)}")
+    def accept(given: object) -> object:
+        for member, value in known:
+            if type(value) is type(given) and value == given:
+                return member
+        values = ", ".join(repr(value) for _, value in known[:MOST_VALUES])
+        more = ", ..." if len(known) > MOST_VALUES else ""
+        raise Refused(f"takes one of {values}{more}, not {describe(given)}")
 
     return (wires.pop() if len(wires) == 1 else "undef"), accept
 
 
 def _built(kind: Any) -> Accept:
-    """Builds a dataclass from a struct, each field by its own hint."""
-    fields = {spec.name: spec for spec in dataclasses.fields(kind) if spec.init}
-    needed = [
-        name
-        for name, spec in fields.items()
-        if spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-    ]
+    """Builds a dataclass from a struct, each member by its own hint."""
+    members = _shape(kind).parameters
+    needed = [name for name, member in members.items() if member.default is EMPTY]
     checks: dict[str, Accept] = {}  # made at the first call: by then a class may name itself in its own hints
 
     def accept(value: object) -> object:
         if type(value) is not dict:
             raise Refused(f"takes a struct for {kind.__name__}, not {describe(value)}")
-        if strangers := sorted(set(value) - set(fields)):
-            raise Refused(f"is a {kind.__name__}, which has no member {strangers[0]!r}; it has {', '.join(fields)}")
+        if strangers := sorted(set(value) - set(members)):
+            raise Refused(f"is a {kind.__name__}, which has no member {strangers[0]!r}; it has {', '.join(members)}")
         if missing := [name for name in needed if name not in value]:
             raise Refused(f"is a {kind.__name__}, whose member {missing[0]!r} is missing")
         if not checks:
-            hints = _hints(kind, inspect.Signature())
-            checks.update({name: wire_of(hints.get(name, EMPTY))[1] for name in fields})
-        return kind(**{name: _member(checks[name], name, member) for name, member in value.items()})
+            hints = _member_hints(kind)
+            checks.update({name: wire_of(_initial(hints.get(name, EMPTY)))[1] for name in members})
+        given = {name: _member(checks[name], name, member) for name, member in value.items()}
+        try:
+            return kind(**given)
+        except (TypeError, ValueError) as error:  # what its __post_init__ refuses
+            raise Refused(f"cannot be a {kind.__name__}: {str(error).rstrip('.')}") from None
 
     return accept
+
+
+def _initial(hint: object) -> object:
+    return hint.type if isinstance(hint, dataclasses.InitVar) else hint
 
 
 def _member(accept: Accept, name: str, value: object) -> object:

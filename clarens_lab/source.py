@@ -27,7 +27,8 @@ class Unit:
     """The smallest piece of source that is reloaded: a notebook cell, or a module file."""
 
     key: str
-    """What makes it the same unit after an edit: the cell's id, else its number; a module's name."""
+    """What makes it the same unit after an edit: the cell's id, else its number (of a live cell, its text); a
+    module's name."""
     label: str
     """Where its author finds it: `picalc.ipynb cell 4`, `picalc/core.py`, `picalc In[7]`."""
     filename: str

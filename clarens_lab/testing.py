@@ -3,21 +3,20 @@
 Calls go through the signature and the codec, so that what passes here passes over the wire.
 """
 
-import asyncio
-import inspect
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clarens_lab import frames, loaders
+from clarens_lab import frames, loaders, output
+from clarens_lab.asserts import explained
 from clarens_lab.codec import decode_call, decode_response, encode_call, encode_response
 from clarens_lab.dispatch import own_fault
 from clarens_lab.faults import ServiceRaised, UnknownMethod
 from clarens_lab.output import Output, captured
 from clarens_lab.registry import Generation
-from clarens_lab.service import Call, Caller, Kept, Method, running
+from clarens_lab.service import Call, Caller, Kept, Method, completed, running
 from clarens_lab.source import LoadError, Unit
 
 OUTPUT_LIMIT = 256 * 1024
@@ -52,8 +51,7 @@ class LocalService:
             return LocalMethod(generation, generation.methods[name])
         if any(other.startswith(f"{name}.") for other in generation.methods):
             return _Part(generation, name)  # type: ignore[return-value]  # a step on the way to a dotted name
-        published = [method.path for method in generation.methods.values()]
-        raise AttributeError(UnknownMethod(f"{generation.service}.{name}", published).text)
+        raise _unknown(generation, name)
 
     def __dir__(self) -> list[str]:
         return sorted(self._generation.methods)
@@ -61,6 +59,11 @@ class LocalService:
     def __repr__(self) -> str:
         shown = ", ".join(method.signature.text for method in self._generation.methods.values())
         return f"<service {self._generation.service}: {shown}>"
+
+
+def _unknown(generation: Generation, name: str) -> AttributeError:
+    published = [method.path for method in generation.methods.values()]
+    return AttributeError(UnknownMethod(f"{generation.service}.{name}", published).text)
 
 
 class _Part:
@@ -74,7 +77,9 @@ class _Part:
         path = f"{self._prefix}.{name}"
         if path in self._generation.methods:
             return LocalMethod(self._generation, self._generation.methods[path])
-        return _Part(self._generation, path)
+        if any(other.startswith(f"{path}.") for other in self._generation.methods):
+            return _Part(self._generation, path)
+        raise _unknown(self._generation, path)
 
 
 class LocalMethod:
@@ -93,9 +98,7 @@ class LocalMethod:
         source = self._generation.source
         try:
             with running(Call(0, method.path, Caller(address="127.0.0.1"), self._generation.kept)):
-                value = method.function(*bound)
-                if inspect.isawaitable(value):
-                    value = asyncio.run(_awaited(value))
+                value = completed(method.function(*bound))
         except Exception as error:
             fault = own_fault(error)
             if fault is not None:
@@ -106,10 +109,6 @@ class LocalMethod:
 
     def __repr__(self) -> str:
         return f"<method {self._generation.service}.{self._method.signature.text}>"
-
-
-async def _awaited(value: Any) -> Any:
-    return await value
 
 
 @dataclass(frozen=True)
@@ -130,26 +129,42 @@ class Result:
         return asdict(self)
 
 
+def run_tests_in(path: Path) -> list[Result]:
+    """Runs the test cells of a notebook, file, package, or of the services in a folder, with no server.
+
+    Raises LoadError if a service does not load.
+    """
+    is_folder = path.is_dir() and not any((path / f"__init__{suffix}").exists() for suffix in loaders.SUFFIXES)
+    files = loaders.discover(path).services if is_folder else (path,)
+    sources = [source for file in files for source in loaders.read(file)]
+    return [result for source in sources for result in run_tests(loaders.build(source, Kept()), source.tests)]
+
+
 def run_tests(generation: Generation, tests: Iterable[Unit]) -> list[Result]:
     """Runs a service's test cells, each in a copy of the service's names with the service itself among them."""
-    return [_run_test(generation, unit) for unit in tests]
+    output.install()  # what a test prints belongs to its result
+    try:
+        return [_run_test(generation, unit) for unit in tests]
+    finally:
+        output.uninstall()
 
 
 def _run_test(generation: Generation, unit: Unit) -> Result:
     units = {**(generation.source.by_filename if generation.source else {}), unit.filename: unit}
     names = {**generation.namespace, generation.service: LocalService(generation)}
-    output = Output(OUTPUT_LIMIT)
+    printed = Output(OUTPUT_LIMIT)
     started = time.perf_counter()
     error = trace = ""
     try:
-        with captured(output):
-            exec(compile(unit.code, unit.filename, "exec", dont_inherit=True), names)  # noqa: S102  # its own test
+        with captured(printed):
+            tree = explained(unit.code, unit.filename)
+            exec(compile(tree, unit.filename, "exec", dont_inherit=True), names)  # noqa: S102  # its own test
     except BaseException as raised:  # noqa: BLE001  # also SystemExit: it ends the test, not the others
         place = frames.place_of(raised, {unit.filename: unit}) or unit.label
         error = f"{place}: {_said(raised)}"
         trace = frames.render(raised, units)
     ms = (time.perf_counter() - started) * 1000
-    return Result(generation.service, unit.at(None), not error, error, trace, output.text(), ms)
+    return Result(generation.service, unit.at(None), not error, error, trace, printed.text(), ms)
 
 
 def _said(error: BaseException) -> str:

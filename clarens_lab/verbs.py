@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         words = message.split("'")
         hint = ""
-        if "invalid choice" in message and len(words) > 1:
+        if message.startswith("argument VERB: invalid choice"):
             near = nearest(words[1], self.known)
             message = f"no verb {words[1]!r}"
             hint = f"; did you mean {near!r}?" if near else f"; there are {', '.join(self.known)}"
@@ -66,8 +66,12 @@ def tree(door: str, parser_class: type[Parser] = Parser) -> Parser:
     return root
 
 
-def _server_options(verb: argparse.ArgumentParser, door: str) -> None:
+def _json_option(verb: argparse.ArgumentParser, door: str) -> None:
     verb.add_argument("--json", action="store_true", help="answer as JSON")
+
+
+def _server_options(verb: argparse.ArgumentParser, door: str) -> None:
+    _json_option(verb, door)
     if door == NOTEBOOK:  # there the kernel's own server is meant
         return
     verb.add_argument("--url", help="the server's address; without it, this project's running server")
@@ -82,6 +86,7 @@ def _add_serve(verb: argparse.ArgumentParser, door: str) -> None:
     if door == NOTEBOOK:
         verb.add_argument("--detach", action="store_true", help="in a process of its own, which outlives the kernel")
         return
+    verb.add_argument("--empty", action="store_true", help="serve no file at first; notebooks send their cells")
     verb.add_argument("--debug", action=argparse.BooleanOptionalAction, help="tell callers the traceback of a fault")
     verb.add_argument("--reload", action=argparse.BooleanOptionalAction, help="reload files when they are saved")
     verb.add_argument("--run-file", type=Path, help="write url, token, pid and paths to this file once it serves")
@@ -139,7 +144,7 @@ VERBS: dict[str, Verb] = {
     "serve": Verb("serve notebooks, .py files, packages and folders", _add_serve),
     "connect": Verb("use a server that runs in a process of its own", _add_connect, (NOTEBOOK,)),
     "stop": Verb("stop a running server", _server_options),
-    "servers": Verb("list your running servers", _server_options),
+    "servers": Verb("list your running servers", _json_option),
     "services": Verb("list the services of a server", _server_options),
     "methods": Verb("list methods with their signatures", _add_methods),
     "help": Verb("show a method's signature and documentation", _add_method),
@@ -163,11 +168,18 @@ def call_of(words: Sequence[str]) -> tuple[str, list[Any]]:
             raise ValueError("that is no call")
         if tree.keywords:
             raise ValueError("XML-RPC passes arguments by position only")
-        return ast.unparse(tree.func), [ast.literal_eval(argument) for argument in tree.args]
+        return ast.unparse(tree.func), [_value(argument) for argument in tree.args]
     except (SyntaxError, ValueError) as error:
         raise NotACall(
             f"{text!r} cannot be called: {error}; write service.method(1, 'x') with literal values"
         ) from None
+
+
+def _value(argument: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(argument)
+    except ValueError:
+        raise ValueError(f"{ast.unparse(argument)} is no literal (text goes in quotes)") from None
 
 
 def _literal(word: str) -> Any:

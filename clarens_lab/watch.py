@@ -1,27 +1,46 @@
 """The file system, turned into batches of changed paths.
 
 Single folders are watched, each without those below it: so hidden folders, caches and installed environments
-cost nothing. A new folder means that the watch is made anew and everything is looked at once more, since a file
-in it may be older than the watch.
+cost nothing. Whenever a watch has been made, everything is looked at once: a file may be older than the watch.
 """
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import watchfiles
+from watchfiles import Change
+from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # documented for direct use
+
+# watchfiles.watch() does not say when its watch has been made, and so from when on nothing is missed.
 
 log = logging.getLogger(__name__)
 
 STEP = 10
 DEBOUNCE = 30
 """Milliseconds: a save in two parts was seen whole after 16 ms; the library's defaults take 100."""
-LOOK_AGAIN = 2000
-"""Milliseconds without an event after which known files are looked at: an event may have been lost."""
-POLL = 200
+QUIET = 50
+"""Milliseconds without a change that end a burst of several files, so that a `git switch` is one batch."""
+LONGEST_BURST = 2.0
+LOOK_AGAIN = 2.0
+"""Seconds after which known files are looked at whatever was seen: an event may have been lost."""
+POLL = 0.2
 SUFFIXES = (".ipynb", ".py")
+
+Stamp = tuple[int, ...]
+"""What tells that a file was written, without reading it."""
+
+
+def stamp(path: Path) -> Stamp | None:
+    """The file's stamp; None if it is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
 
 
 @dataclass(frozen=True)
@@ -47,62 +66,78 @@ class Watch:
         self._stop.set()
         self._again.set()
 
-    def look_again(self) -> None:
-        """Makes the watch anew: there may be other folders to watch."""
-        self._again.set()
+    def renew(self) -> None:
+        """Makes the watch anew if there are other folders to watch than there were."""
+        if not self.polling and self._there() != self._watched:
+            self._again.set()
 
     def batches(self) -> Iterator[Batch]:
-        """Each batch of changes; blocks in between."""
-        while not self._stop.is_set():
+        """Each batch of changes; blocks in between. The first one is a rescan."""
+        while True:
             self._again.clear()
-            self._watched = frozenset(folder for folder in self._folders() if folder.is_dir())
+            if self._stop.is_set():
+                return
+            self._watched = self._there()
             try:
-                for changes in self._changes(self._watched):
-                    paths = frozenset(Path(path) for _, path in changes)
-                    files = frozenset(path for path in paths if path.suffix in SUFFIXES)
-                    if paths - files:
-                        self._again.set()  # a folder came or went
-                    if files or not paths:
-                        yield Batch(files, rescan=not paths)
-                    if self._again.is_set():
-                        break
-            except OSError as error:
-                self._fall_back(error)
-            if not self._stop.is_set():
-                yield Batch(frozenset(), rescan=True)
+                yield from self._polled() if self.polling else self._seen()
+            except FileNotFoundError:  # a folder went away: it is left out next time
+                self._again.wait(POLL)
+            except (OSError, WatchfilesRustInternalError) as error:
+                self.polling = True
+                log.warning("saves are noticed by polling from now on (every %g s): %s", POLL, error)
 
-    def _changes(self, folders: frozenset[Path]) -> Iterator[set[tuple[watchfiles.Change, str]]]:
-        if not folders:
+    def _there(self) -> frozenset[Path]:
+        """The folders that can be watched. One that cannot be read would end the watch of all."""
+        return frozenset(folder for folder in self._folders() if folder.is_dir() and os.access(folder, os.R_OK))
+
+    def _polled(self) -> Iterator[Batch]:
+        yield Batch(frozenset(), rescan=True)
+        while not self._again.wait(POLL):
+            yield Batch(frozenset(), rescan=True)
+
+    def _seen(self) -> Iterator[Batch]:
+        if not self._watched:
             self._again.wait()
             return
-        yield from watchfiles.watch(
-            *folders,
-            watch_filter=self._is_wanted,
-            debounce=DEBOUNCE,
-            step=STEP,
-            stop_event=self._again,
-            rust_timeout=LOOK_AGAIN,
-            yield_on_timeout=True,
-            raise_interrupt=False,
-            force_polling=self.polling,
-            poll_delay_ms=POLL,
-            recursive=False,
-        )
+        with RustNotify([str(folder) for folder in self._watched], False, False, 0, False, False) as notify:
+            yield Batch(frozenset(), rescan=True)
+            due = time.monotonic() + LOOK_AGAIN
+            while not self._again.is_set():
+                paths = self._burst(notify, due)
+                rescan = time.monotonic() >= due
+                if rescan:
+                    due = time.monotonic() + LOOK_AGAIN
+                if paths or rescan:
+                    yield Batch(paths, rescan)
 
-    def _fall_back(self, error: OSError) -> None:
-        """Folders that went away are left out next time; any other failure means polling from now on."""
-        if self.polling or isinstance(error, FileNotFoundError):
-            self._again.wait(POLL / 1000)
-            return
-        self.polling = True
-        log.warning("saves are noticed by polling from now on (every %d ms): %s", POLL, error)
+    def _burst(self, notify: RustNotify, due: float) -> frozenset[Path]:
+        """Files that changed together, within `due`; one file comes at once, several once no more follow."""
+        paths = self._changed(notify, due - time.monotonic())
+        end = time.monotonic() + LONGEST_BURST
+        quiet = time.monotonic() + QUIET / 1000
+        while len(paths) > 1 and (now := time.monotonic()) < min(quiet, end) and not self._again.is_set():
+            more = self._changed(notify, quiet - now)
+            if more:
+                paths |= more
+                quiet = time.monotonic() + QUIET / 1000
+        return paths
 
-    def _is_wanted(self, change: watchfiles.Change, path: str) -> bool:
+    def _changed(self, notify: RustNotify, seconds: float) -> frozenset[Path]:
+        changes = notify.watch(DEBOUNCE, STEP, max(1, round(seconds * 1000)), self._again)
+        if isinstance(changes, str):
+            return frozenset()
+        wanted = {path for change, path in changes if self._is_wanted(Change(change), path)}
+        files = frozenset(Path(path) for path in wanted if path.endswith(SUFFIXES))
+        if len(files) < len(wanted):
+            self._again.set()  # a folder came or went
+        return files
+
+    def _is_wanted(self, change: Change, path: str) -> bool:
         name = path.rpartition("/")[2]
         if name.startswith(".") or name == "__pycache__":
             return False
         if path.endswith(SUFFIXES):
             return True
-        if change is watchfiles.Change.deleted:
+        if change is Change.deleted:
             return Path(path) in self._watched
-        return change is watchfiles.Change.added and Path(path).is_dir()
+        return change is Change.added and Path(path).is_dir()

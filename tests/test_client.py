@@ -22,8 +22,8 @@ import pytest
 
 from clarens_lab.answers import BODY_LIMIT
 from clarens_lab.client import AsyncClient, Client
-from clarens_lab.transport import IDLE_LIMIT
 from clarens_lab.faults import Fault, TimedOut, TransportFailed
+from clarens_lab.transport import IDLE_LIMIT
 
 PATIENCE = 20.0  # the deadline of every wait here; nothing that works comes near it
 

@@ -17,7 +17,7 @@ LAYERS = """
     codec signature service auth
     stores
     registry sessions compat events loaders records answers transport client proxy engines
-    report dispatch reload testing __init__ bundled
+    report dispatch reload asserts testing __init__ bundled
     http server
     verbs cli __main__
 """

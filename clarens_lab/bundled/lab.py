@@ -1,16 +1,22 @@
-"""`lab`: the developers' side of the server. Needs the lab token; magics, widgets and the CLI use nothing else."""
+"""`lab`: the developers' side of the server. Needs the lab token; magics, widgets and the CLI use nothing else.
+
+What services printed, raised and logged is made legible: a character that XML cannot carry must not cost the answer.
+The setting `call_limit` is for services: a cell that is registered runs until it is done.
+"""
 
 import os
 import platform
 import time
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
 from clarens_lab import __version__
+from clarens_lab.codec import legible
 from clarens_lab.dispatch import Dispatcher
 from clarens_lab.events import Ring
-from clarens_lab.faults import BadArguments
+from clarens_lab.faults import BadArguments, LoadFailed, ServerFault, nearest
 from clarens_lab.loaders import LiveCell
 from clarens_lab.registry import Catalogue
 from clarens_lab.reload import Reloader
@@ -41,7 +47,7 @@ class Lab:
         """The server in a few values: version, python, pid, url, project, paths, debug, watching, started (seconds
         since 1970), services, stale (names), in_flight (calls by generation)."""
         catalogue = self._dispatcher.registry.current
-        return {
+        status: dict[str, Any] = {
             "version": __version__,
             "python": platform.python_version(),
             "pid": os.getpid(),
@@ -53,6 +59,7 @@ class Lab:
             "in_flight": self._dispatcher.registry.in_flight(),
             **self._facts,
         }
+        return _legible(status)
 
     @method(inline=True)
     def services(self) -> list[dict[str, Any]]:
@@ -60,9 +67,9 @@ class Lab:
         serve), path, bundled, live, methods (signatures), notes."""
         catalogue = self._dispatcher.registry.current
         names = sorted({*catalogue.services, *catalogue.troubles})
-        return [_described(catalogue, service) for service in names]
+        return [_legible(_described(catalogue, service)) for service in names]
 
-    @method
+    @method(timeout=inf)
     def register(self, service: str, source: str, options: dict[str, Any] | None = None) -> dict[str, Any]:
         """Puts a cell live as part of a service, or keeps it as the service's test; answers the reload report.
 
@@ -81,35 +88,36 @@ class Lab:
         )
         try:
             if told.get("kind", "service") == "test":
-                self._reloader.register_test(service, cell)
-                return {"service": service, "outcome": "kept", "ok": True, "text": f"{service}: the test is kept"}
-            return self._reloader.register(service, cell).as_struct()
+                test = self._reloader.register_test(service, cell)
+                kept = {"service": service, "outcome": "kept", "ok": True, "test": test}
+                return _legible({**kept, "text": f"{service}: the test is kept"})
+            return _legible(self._reloader.register(service, cell).as_struct())
         except LoadError as error:
             raise BadArguments(f"lab.register: {error}") from None
 
-    @method
+    @method(timeout=inf)
     def remove(self, service: str) -> dict[str, Any]:
         """Withdraws a service and frees its name; answers the reload report."""
         try:
-            return self._reloader.remove(service).as_struct()
+            return _legible(self._reloader.remove(service).as_struct())
         except LoadError as error:
             raise BadArguments(f"lab.remove: {error}") from None
 
-    @method
+    @method(timeout=inf)
     def reload(self, service: str, fresh: bool = False) -> dict[str, Any]:
         """Loads a service again, changed or not; `fresh` also forgets what `keep` made. Answers the reload report."""
         try:
-            return self._reloader.reload(service, fresh=fresh).as_struct()
+            return _legible(self._reloader.reload(service, fresh=fresh).as_struct())
         except LoadError as error:
             raise BadArguments(f"lab.reload: {error}") from None
 
-    @method
+    @method(timeout=inf)
     async def call(self, method: str, args: list[Any]) -> dict[str, Any]:
         """Calls a method and answers all there is to say: value or fault ({code, text, id}), output (what it printed),
         call, generation, stale, ms."""
         outcome = await self._dispatcher.call(method, args, current_call().caller)
         told = {
-            "output": outcome.output,
+            "output": legible(outcome.output),
             "call": outcome.call,
             "generation": outcome.generation or 0,
             "stale": outcome.stale,
@@ -117,34 +125,55 @@ class Lab:
         }
         if outcome.fault is None:
             return {"value": outcome.value, **told}
-        fault = {"code": outcome.fault.code, "text": outcome.fault.text, "id": outcome.fault_id}
+        fault = {"code": outcome.fault.code, "text": outcome.text, "id": outcome.fault_id}
         return {"fault": fault, **told}
 
-    @method
+    @method(timeout=inf)
     async def events(self, since: int = 0, timeout: float = 0.0) -> dict[str, Any]:
         """What happened since an event's number (negative: from now on): next, lost, items. Waits up to `timeout`
         seconds for the first one."""
-        return await self._events.wait(since, min(timeout, LONGEST_WAIT))
+        return _legible(await self._events.wait(since, min(timeout, LONGEST_WAIT)))
 
-    @method
+    @method(timeout=inf)
     async def log(self, since: int = 0, timeout: float = 0.0) -> dict[str, Any]:
         """Log lines since a line's number (negative: from now on): next, lost, items of {time, level, name, text}."""
-        return await self._log.wait(since, min(timeout, LONGEST_WAIT))
+        return _legible(await self._log.wait(since, min(timeout, LONGEST_WAIT)))
 
-    @method
+    @method(timeout=inf)
     def test(self, service: str = "") -> list[dict[str, Any]]:
         """Runs the test cells of a service (of all, without a name) against what is served: for each service, test,
         ok, error, traceback, output, ms."""
         catalogue: Catalogue = self._dispatcher.registry.current
         if service and service not in catalogue.services:
-            catalogue.find(f"{service}.")  # raises the fault that says what is wrong with it
+            raise _absent(catalogue, service)
         wanted = [service] if service else sorted(self._reloader.tests)
         return [
-            dict(result.as_struct())
+            _legible(result.as_struct())
             for name in wanted
             if name in catalogue.services
             for result in run_tests(catalogue.services[name], self._reloader.tests.get(name, ()))
         ]
+
+
+def _legible(struct: Mapping[str, Any]) -> dict[str, Any]:
+    """The struct with every text in it made legible."""
+    return {key: _legible_value(value) for key, value in struct.items()}
+
+
+def _legible_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return legible(value)
+    if isinstance(value, list):
+        return [_legible_value(one) for one in value]
+    return _legible(value) if isinstance(value, Mapping) else value
+
+
+def _absent(catalogue: Catalogue, service: str) -> ServerFault:
+    if service in catalogue.troubles:
+        return LoadFailed(f"The service {service!r} could not be loaded: {catalogue.troubles[service]}")
+    near = nearest(service, catalogue.services)
+    hint = f"did you mean {near!r}?" if near else "lab.services() lists what is."
+    return BadArguments(f"lab.test: no service {service!r} is served here; {hint}")
 
 
 def _described(catalogue: Catalogue, service: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`system`: what is served here, and several calls in one. Each method under its usual and its Clarens name."""
 
 import asyncio
+from math import inf
 from typing import Any
 
 from clarens_lab.dispatch import LAB, Dispatcher
@@ -41,7 +42,7 @@ class System:
         found = self._find(name)
         return f"{found.service}.{found.signature.text}\n\n{found.help}".rstrip()
 
-    @method
+    @method(timeout=inf)  # each of its calls has its own limit
     async def multicall(self, calls: list[Any]) -> list[Any]:
         """Runs several calls, one after the other, all on what was served when the first began.
 
@@ -86,7 +87,7 @@ class System:
         call = current_call()
         outcome = await self._dispatcher.call(name, arguments, call.caller, call.catalogue)
         if outcome.fault is not None:
-            return {"faultCode": outcome.fault.code, "faultString": outcome.fault.text}
+            return {"faultCode": outcome.fault.code, "faultString": outcome.text}
         return [outcome.value]
 
 

@@ -53,13 +53,20 @@ def encode_fault(code: int, text: str) -> bytes:
     becomes the nearest within, because hardly any client reads a longer faultCode.
     """
     code = max(-_INT32 - 1, min(_INT32, int(code)))
-    shown = _escape(_FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], text))
+    shown = _escape(legible(text))
     return (
         f"{_HEAD}<methodResponse><fault><value><struct>"
         f"<member><name>faultCode</name><value><int>{code}</int></value></member>"
         f"<member><name>faultString</name><value><string>{shown}</string></value></member>"
         "</struct></value></fault></methodResponse>"
     ).encode()
+
+
+def legible(text: str) -> str:
+    """The text with every character that XML cannot carry shown as Python would write it, like \\x00."""
+    if text.isprintable() or _carried(text):
+        return text
+    return _FORBIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 # --- Writing

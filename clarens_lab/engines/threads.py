@@ -8,6 +8,8 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -70,32 +72,36 @@ class Workers:
         self._lock = threading.Lock()
         self._inbox: _Inbox | None = None
 
-    @property
-    def busy(self) -> int:
-        """How many threads are running something now."""
-        return self._started - max(0, self._free)
-
     async def run(self, body: Callable[[], Any]) -> Any:
-        """What `body` returns or raises, run on a worker thread; Overloaded if too many wait already."""
+        """What `body` returns or raises, run on a worker thread; Overloaded if too many wait already.
+
+        It runs in a copy of the caller's context, so that what one call leaves in a ContextVar no other sees.
+        """
         loop = asyncio.get_running_loop()
         if self._inbox is None or self._inbox.loop is not loop:
             self._inbox = _Inbox(loop)
-        if self._jobs.qsize() >= self._queue_limit:
-            raise Overloaded(
-                f"{self._queue_limit} calls already wait for one of {self._threads} worker threads; try again later."
-            )
         future: asyncio.Future[Any] = loop.create_future()
         with self._lock:
+            self._make_room()
             self._free -= 1
-            if self._free < 0 and self._started < self._threads:
-                self._started += 1
-                self._free += 1
-                threading.Thread(target=self._work, name=f"clarens worker {self._started}", daemon=True).start()
-        self._jobs.put((body, future, self._inbox))
+        self._jobs.put((partial(copy_context().run, body), future, self._inbox))
         try:
             return await future
         except Escaped as escaped:
             raise escaped.error from None
+
+    def _make_room(self) -> None:
+        """Sees to it that a thread is free, or that the job may wait for one. `_free` less than 0: so many wait."""
+        if self._free > 0:
+            return
+        if self._started < self._threads:
+            self._started += 1
+            self._free += 1
+            threading.Thread(target=self._work, name=f"clarens worker {self._started}", daemon=True).start()
+        elif -self._free >= self._queue_limit:
+            raise Overloaded(
+                f"{self._queue_limit} calls already wait for one of {self._threads} worker threads; try again later."
+            )
 
     def stop(self) -> None:
         """Ends the threads that wait for work."""
@@ -107,7 +113,8 @@ class Workers:
             body, future, inbox = job
             value, error = None, None
             try:
-                value = body()
+                if not future.done():  # else its time was over before its turn came
+                    value = body()
             except BaseException as raised:  # noqa: BLE001  # also SystemExit: a service must not end a worker
                 error = raised
             with self._lock:

@@ -5,20 +5,23 @@ for source in read(Path("picalc.ipynb")):
 """
 
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from clarens_lab.loaders.build import build, relative_path_hint
 from clarens_lab.loaders.limit import build_within
 from clarens_lab.loaders.live import LiveCell, with_cell, with_test
+from clarens_lab.loaders.magics import cell_magic
 from clarens_lab.loaders.modules import read_file, read_package, with_local_modules
-from clarens_lab.loaders.notebook import cells_of, identifier, read_notebook
+from clarens_lab.loaders.notebook import Header, cells_of, header_of, identifier, read_notebook
 from clarens_lab.source import LoadError, Source, Unsettled
 
 __all__ = [
-    "SUFFIXES", "Found", "LiveCell", "build", "build_within", "discover", "folders_in", "identifier", "is_unseen",
-    "read", "relative_path_hint", "with_cell", "with_test",
+    "SUFFIXES", "Found", "Header", "LiveCell", "build", "build_within", "cell_magic", "discover", "folders_in",
+    "header_of", "identifier", "is_unseen", "read", "relative_path_hint", "shows_a_service", "with_cell", "with_test",
 ]  # fmt: skip
 
 SHOWN_IN_FILE = re.compile(r"^\s*@(\w+\.)?method\b|^methods_list\s*=", re.MULTILINE)
@@ -32,14 +35,20 @@ def read(path: Path) -> tuple[Source, ...]:
     Nothing runs. Raises Unsettled while the file may be being written, else LoadError.
     """
     path = path.absolute()
-    if not path.exists():
-        raise Unsettled(f"{path.name} is not there any more")
-    if path.is_dir():
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        raise Unsettled(f"{path.name} is not there any more") from None
+    except OSError as error:
+        raise LoadError(f"{path.name} cannot be read: {error.strerror}") from None
+    if is_folder:
         sources = read_package(path)
+    elif path.stem == "__init__" and path.suffix in SUFFIXES:
+        sources = read_package(path.parent)
     elif path.suffix == ".ipynb":
         sources = read_notebook(path)
     elif path.suffix == ".py":
-        sources = read_package(path.parent) if path.name == "__init__.py" else read_file(path)
+        sources = read_file(path)
     else:
         raise LoadError(f"{path.name} is no service: serve a notebook (.ipynb), a .py file, a package or a folder")
     return tuple(with_local_modules(source) for source in sources)
@@ -61,7 +70,7 @@ def discover(folder: Path) -> Found:
     services: list[Path] = []
     skipped: list[Path] = []
     for path in _candidates(folder.absolute()):
-        (services if _shows_a_service(path) else skipped).append(path)
+        (services if shows_a_service(path) else skipped).append(path)
     return Found(tuple(services), tuple(skipped))
 
 
@@ -69,18 +78,24 @@ def folders_in(folder: Path) -> Iterator[Path]:
     """A folder and those below it, but for hidden ones, caches and installed environments."""
     yield folder
     try:
-        below = sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink())
+        below = sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink() and not is_unseen(one))
     except OSError:  # it was taken away, or is not ours to read
         return
     for one in below:
-        if not is_unseen(one):
-            yield from folders_in(one)
+        yield from folders_in(one)
 
 
 def is_unseen(path: Path) -> bool:
     """Whether a file or folder of that name is never looked at."""
     name = path.name
-    return name.startswith(".") or name in ("__pycache__", "node_modules") or (path / "pyvenv.cfg").exists()
+    return name.startswith(".") or name in ("__pycache__", "node_modules") or _exists(path / "pyvenv.cfg")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # in a folder that is not ours to look into
+        return False
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -88,16 +103,41 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for each in folders_in(folder):
         if each.parent in packages:
             packages.add(each)  # part of a package, which is one service or none
-        elif each != folder and any((each / f"__init__{suffix}").exists() for suffix in SUFFIXES):
+        elif each != folder and any(_exists(each / f"__init__{suffix}") for suffix in SUFFIXES):
             packages.add(each)
             yield each
         else:
-            yield from sorted(one for one in each.iterdir() if one.suffix in SUFFIXES and not is_unseen(one))
+            yield from _files_in(each)
 
 
-def _shows_a_service(path: Path) -> bool:
-    if path.is_dir():
-        return any(SHOWN_IN_FILE.search(_text(one)) for one in sorted(path.glob("**/*.py")))
+def _files_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(
+            one for one in folder.iterdir() if one.suffix in SUFFIXES and one.is_file() and not is_unseen(one)
+        )
+    except OSError:  # it was taken away, or is not ours to read
+        return []
+
+
+def shows_a_service(path: Path) -> bool:
+    """Whether the text of a file or package shows that it is a service: a marked cell or function."""
+    if not path.is_dir():
+        return _shows(path)
+    files = (file for folder in folders_in(path) for file in _files_in(folder))
+    return any(_shows(file) for file in files if file.suffix == ".py" or file.stem == "__init__")
+
+
+def _shows(path: Path) -> bool:
+    try:
+        now = path.stat()
+    except OSError:  # it was taken away
+        return False
+    return _shown(path, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _shown(path: Path, *_stamp: int) -> bool:
+    """As `_shows`; what was found holds as long as the file's stamp, for folders are looked through again and again."""
     if path.suffix == ".py":
         return bool(SHOWN_IN_FILE.search(_text(path)))
     try:

@@ -3,15 +3,13 @@
 Nothing that is being served is touched. Code is compiled from the text that was read, never from bytecode files.
 """
 
-import __future__
-
-import asyncio
 import builtins
 import inspect
 import linecache
 import logging
 import sys
 import threading
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,13 +21,16 @@ from clarens_lab import frames
 from clarens_lab.loaders.imports import Imports
 from clarens_lab.loaders.magics import names_made
 from clarens_lab.loaders.names import missing_names, way_to
+from clarens_lab.loaders.syntax import compiled, futures_of
 from clarens_lab.registry import Generation
-from clarens_lab.service import Building, Kept, Method, building, is_marked, published
-from clarens_lab.signature import Unpublishable
+from clarens_lab.service import Building, Kept, Method, building, completed, marked, marked_in
+from clarens_lab.signature import Unpublishable, written
 from clarens_lab.source import LoadError, Source, Unit
 
 log = logging.getLogger(__name__)
-FUTURES = [getattr(__future__, name).compiler_flag for name in __future__.all_feature_names]
+
+Publishers = dict[str, tuple[str, object]]
+"""By method: the label of the unit that publishes it, and the function."""
 
 
 class LoadTimeout(BaseException):
@@ -42,50 +43,47 @@ def build(source: Source, kept: Kept, lent: Mapping[str, object] | None = None) 
     `kept` holds what `keep` made; `lent` the objects that `--use` names. Raises LoadError, whose text
     names the cell and the line, and whose cause is what the code raised.
     """
-    codes = _compiled(source.units)
-    _keep_lines(source)
-    build = _Build(source, kept, lent or {})
+    codes, notes = _compiled(source.units)
+    build = _Build(source, kept, lent or {}, notes)
     try:
-        return build.run(codes)
+        generation = build.run(codes)
     except BaseException:
         build.take_away()
+        build.put_lines_back()
         raise
+    build.lines_before.clear()
+    return generation
 
 
-def _compiled(units: Sequence[Unit]) -> list[CodeType]:
-    """The code of each unit; a `from __future__` import holds for those below it, as in a notebook."""
+def _compiled(units: Sequence[Unit]) -> tuple[list[CodeType], list[str]]:
+    """The code of each unit, and the compiler's warnings."""
     codes: list[CodeType] = []
+    notes: list[str] = []
     flags = 0
     for unit in units:
         try:
-            code = compile(unit.code, unit.filename, "exec", flags, dont_inherit=True)
+            code, warned = compiled(unit, flags)
         except SyntaxError as error:
             raise LoadError(f"{unit.at(error.lineno)}: {_syntax_text(error)}") from error
-        except (ValueError, RecursionError, MemoryError) as error:  # a NUL byte; nesting beyond the compiler's
+        except (RecursionError, MemoryError) as error:  # nesting beyond the compiler's
             raise LoadError(f"{unit.label}: {frames.one_line(error)}") from error
-        flags |= sum(flag for flag in FUTURES if code.co_flags & flag)
+        flags |= futures_of(code)
         codes.append(code)
-    return codes
+        notes += warned
+    return codes, notes
 
 
 def _syntax_text(error: SyntaxError) -> str:
     text = frames.one_line(error)
-    if "outside" in (error.msg or "") and ("await" in error.msg or "asynchronous" in error.msg):
+    if "outside" in (error.msg or "") and ("await" in error.msg or "async" in error.msg):
         return f"{text}: no event loop runs at load; await inside an 'async def', or call asyncio.run(...)"
     return text
-
-
-def _keep_lines(source: Source) -> None:
-    """Lets `inspect.getsource`, pdb and others find the text; mtime None keeps `checkcache` from dropping it."""
-    for unit in source.by_filename.values():
-        lines = [f"{line}\n" for line in unit.text.split("\n")]
-        linecache.cache[unit.filename] = (len(unit.text), None, lines, unit.filename)
 
 
 class _Build:
     """One attempt at a generation."""
 
-    def __init__(self, source: Source, kept: Kept, lent: Mapping[str, object]) -> None:
+    def __init__(self, source: Source, kept: Kept, lent: Mapping[str, object], notes: Sequence[str]) -> None:
         self.source = source
         self.kept = kept
         self.lent = lent
@@ -93,7 +91,9 @@ class _Build:
         self.imports = Imports(source, self.builtins)
         self.builtins.update(__import__=self.imports.import_, __build_class__=self.imports.build_class)
         self.building = Building(kept)
-        self.notes: list[str] = list(source.notes)
+        self.notes: list[str] = [*source.notes, *notes]
+        self.lines_before = {filename: linecache.cache.get(filename) for filename in source.by_filename}
+        self._keep_lines()
         _enter_path(source.root)
 
     def run(self, codes: Sequence[CodeType]) -> Generation:
@@ -103,7 +103,7 @@ class _Build:
             methods = self._methods(main)
             for hook in self.building.startup:
                 self._located(partial(_run_hook, hook))
-        self.notes += self._remarks(main, methods)
+        self.notes += [*self.imports.notes, *self._remarks(main, methods, codes)]
         return Generation(
             self.source.service,
             methods,
@@ -115,26 +115,32 @@ class _Build:
         )
 
     def _run_units(self, main: ModuleType, codes: Sequence[CodeType]) -> None:
-        publishers: dict[str, tuple[str, object]] = {}
+        publishers: Publishers = {}
         for unit, code in zip(self.source.units, codes, strict=True):
             vars(main).update({name: self.lent[name] for name in unit.lent if name in self.lent})
             self._located(partial(exec, code, vars(main)))
-            for name, value in self._marked(main).items():
-                before = publishers.get(name)
-                if before is not None and before[1] is not value:
-                    self.notes.append(f"{unit.label} takes over the method {name!r} from {before[0]}")
-                if before is None or before[1] is not value:
-                    publishers[name] = (unit.label, value)
+            publishers = self._publishers(unit, publishers, marked_in(vars(main), self.imports.owns))
             self.imports.settle(main)
 
-    def _marked(self, main: ModuleType) -> dict[str, object]:
-        return {key: value for key, value in vars(main).items() if is_marked(value) and self.imports.owns(value)}
+    def _publishers(self, unit: Unit, before: Publishers, now: Mapping[str, object]) -> Publishers:
+        """Who publishes what after a unit has run; notes what it took from those above it."""
+        for name, (label, function) in before.items():
+            if name not in now:
+                self.notes.append(f"{unit.label} takes the method {name!r} of {label} away: its name is used anew")
+            elif now[name] is not function:
+                self.notes.append(f"{unit.label} takes over the method {name!r} from {label}")
+        mine = {name: (unit.label, function) for name, function in now.items()}
+        return {
+            name: before[name] if name in before and before[name][1] is new[1] else new for name, new in mine.items()
+        }
 
     def _methods(self, main: ModuleType) -> Mapping[str, Method]:
-        try:
-            methods = published(vars(main), self.source.service, self.imports.owns)
-        except Unpublishable as error:
-            raise LoadError(f"{self.source.service}: {error}") from error
+        methods: dict[str, Method] = {}
+        for name, function in marked_in(vars(main), self.imports.owns).items():
+            try:
+                methods[name] = marked(function, self.source.service, name)
+            except Unpublishable as error:
+                raise LoadError(f"{self._home(function)}: {error}") from error
         if not methods and not self.source.live:
             named = self.source.path.name if self.source.path is not None else self.source.service
             raise LoadError(
@@ -143,9 +149,16 @@ class _Build:
             )
         return methods
 
-    def _remarks(self, main: ModuleType, methods: Mapping[str, Method]) -> Iterator[str]:
+    def _home(self, function: Callable[..., Any]) -> str:
+        """Where a function is written: `picalc.ipynb cell 4, line 2 (digits)`."""
+        code = getattr(inspect.unwrap(written(function)), "__code__", None)
+        unit = self.source.by_filename.get(code.co_filename) if isinstance(code, CodeType) else None
+        return unit.at(code.co_firstlineno, code.co_name) if unit is not None and code else self.source.service
+
+    def _remarks(self, main: ModuleType, methods: Mapping[str, Method], codes: Sequence[CodeType]) -> Iterator[str]:
         source = self.source
-        yield from missing_names(source.service, source.units, vars(main), source.elsewhere, self.builtins)
+        loaded = list(zip(source.units, codes, strict=True))
+        yield from missing_names(source.service, loaded, vars(main), source.elsewhere, self.builtins)
         for unit in source.units:
             for name in unit.lent:
                 if name not in self.lent:
@@ -179,23 +192,41 @@ class _Build:
                 return f"{text}; {later[0]} defines it, and cells are loaded from top to bottom: move it up"
             way = way_to(error.name, self.source.elsewhere)
             return f"{text}; {way}" if way else text
-        if isinstance(error, ModuleNotFoundError) and error.name:
+        if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
             return f"{text}: install it where the server runs, with {sys.executable} -m pip install {error.name}"
         return text + relative_path_hint(error, self.source)
 
     # --- ending ---------------------------------------------------------------------------------
 
+    def _keep_lines(self) -> None:
+        """Lets `inspect.getsource`, pdb and others find the text; mtime None keeps `checkcache` from dropping it."""
+        for unit in self.source.by_filename.values():
+            lines = [f"{line}\n" for line in unit.text.split("\n")]
+            linecache.cache[unit.filename] = (len(unit.text), None, lines, unit.filename)
+
+    def put_lines_back(self) -> None:
+        """Gives the text of what serves on back to `inspect.getsource` and others, after a load that failed."""
+        for filename, entry in self.lines_before.items():
+            if entry is None:
+                linecache.cache.pop(filename, None)
+            else:
+                linecache.cache[filename] = entry
+
     def take_away(self) -> None:
         """Takes all that the interpreter's own tables hold of it."""
         self.imports.take_away()
+        for clear in getattr(typing, "_cleanups", ()):  # `Optional[C]` is cached, and with C all that C knows
+            clear()
         _leave_path(self.source.root)
 
-    def unload(self) -> None:
+    def unload(self) -> threading.Thread | None:
         """Runs the `on_unload` hooks (aside, for they may take their time), then takes the modules away."""
-        if self.building.unload:
-            threading.Thread(target=self._unload, name=f"unload {self.source.service}", daemon=True).start()
-        else:
+        if not self.building.unload:
             self.take_away()
+            return None
+        thread = threading.Thread(target=self._unload, name=f"unload {self.source.service}", daemon=True)
+        thread.start()
+        return thread
 
     def _unload(self) -> None:
         for hook in self.building.unload:
@@ -209,9 +240,7 @@ class _Build:
 
 def _run_hook(hook: Callable[[], Any]) -> None:
     """Calls a hook, and waits for it if it is a coroutine function."""
-    value = hook()
-    if inspect.iscoroutine(value):
-        asyncio.run(value)
+    completed(hook())
 
 
 def relative_path_hint(error: BaseException, source: Source | None) -> str:
@@ -238,10 +267,22 @@ def _display(*things: object, **_: object) -> None:
     print(*things, sep="\n")
 
 
+def _get_ipython() -> None:
+    """Raises what plain Python would: code that also runs outside of notebooks is written to expect it."""
+    raise NameError("get_ipython() is not for a service: no notebook kernel runs it; keep it out of service cells")
+
+
+def _exit(code: object = None) -> None:
+    """As `exit` and `quit`, which would also close the server's standard input."""
+    raise SystemExit if code is None else SystemExit(code)
+
+
 STAND_INS: Mapping[str, Any] = {
     "display": _display,
     "input": _refused("input", "nobody sits at its terminal; take the value as an argument"),
-    "get_ipython": _refused("get_ipython", "no notebook kernel runs it; keep it out of service cells"),
+    "get_ipython": _get_ipython,
+    "exit": _exit,
+    "quit": _exit,
     "breakpoint": _refused("breakpoint", "nobody sits at its terminal; debug the function in the notebook"),
 }
 

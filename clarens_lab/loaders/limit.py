@@ -17,29 +17,34 @@ def build_within(
 ) -> Generation:
     """As `build`, but raises LoadError naming where the code was when `limit` seconds were over."""
     ended: list[Generation | BaseException] = []
-    given_up = threading.Event()
+    given_up = False
+    deciding = threading.Lock()
 
     def run() -> None:
+        result: Generation | BaseException
         try:
             with captured(output):
-                generation = build(source, kept, lent)
-            ended.append(generation)
-            if given_up.is_set():
-                generation.unload()
+                result = build(source, kept, lent)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
-            ended.append(error)
+            result = error
+        with deciding:
+            ended.append(result)
+        if given_up and isinstance(result, Generation):
+            result.unload()
 
     thread = threading.Thread(target=run, name=f"load {source.service}", daemon=True)
     thread.start()
     thread.join(limit)
-    if thread.is_alive():
+    with deciding:
+        given_up = not ended
+    if given_up:
         place = _running_at(thread, source)
-        given_up.set()
         _interrupt(thread)
         raise LoadError(
             f"{place}: still running after {limit:g} s, the load limit: do the work in a method or with keep(...), "
             "or raise the setting load_limit"
         )
+    thread.join()
     result = ended[0]
     if isinstance(result, Generation):
         return result

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from clarens_lab.loaders.modules import with_local_modules
 from clarens_lab.loaders.notebook import unit_of
+from clarens_lab.loaders.syntax import parsed
 from clarens_lab.source import Source, Unit
 
 
@@ -27,6 +28,7 @@ def with_cell(service: str, base: Source | None, cell: LiveCell) -> Source:
         root = cell.notebook.parent if cell.notebook else None
         base = Source(service, cell.notebook, (), root=root, live=True)
     units = placed(base.units, unit)
+    notes += _taken_over(base.units, units, unit)
     return with_local_modules(replace(base, units=units, notes=tuple(notes)))
 
 
@@ -61,20 +63,29 @@ def _same(units: tuple[Unit, ...], unit: Unit) -> int | None:
     return None
 
 
+def _taken_over(before: tuple[Unit, ...], after: tuple[Unit, ...], unit: Unit) -> list[str]:
+    """A note for the cell that this one replaces though it is another one: it publishes a method of that one."""
+    gone = [one for one in before if one not in after and one.key != unit.key and one.text != unit.text]
+    publishes = _published_in(unit.code)
+    return [
+        f"{unit.label} takes over {', '.join(sorted(publishes & _published_in(one.code)))} from {one.at(None)}"
+        for one in gone
+    ]
+
+
 def _unit(service: str, cell: LiveCell) -> tuple[Unit, list[str]]:
     count = "" if cell.execution_count is None else str(cell.execution_count)
     label = f"{service} In[{count}]"
     known = cell.notebook is not None and cell.id
     filename = f"{cell.notebook}#cell-id={cell.id}" if known else f"<{label}>"
-    unit, notes = unit_of(cell.text, key=cell.id or label, label=label, filename=filename, lent=cell.lent)
+    unit, notes = unit_of(cell.text, key=cell.id or cell.text, label=label, filename=filename, lent=cell.lent)
     return replace(unit, live=True), notes
 
 
 def _published_in(code: str) -> frozenset[str]:
     """The functions that the code marks with `@method`, by name."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError):
+    tree = parsed(code)
+    if tree is None:
         return frozenset()
     functions = (node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return frozenset(node.name for node in functions if any(_is_mark(mark) for mark in node.decorator_list))

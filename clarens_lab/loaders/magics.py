@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from clarens_lab.loaders.syntax import parsed
+
 LINE = re.compile(r"\s*[%!?]")
 ASSIGNED = re.compile(r"\s*(?P<target>[^\W\d][\w.\[\]'\", ()*]*?)\s*=\s*[%!](?!=)")
 HELP = re.compile(r"\s*%{0,2}[^\W\d][\w.\[\]*]*\?{1,2}\s*;?\s*$")
+TIMED = re.compile(r"\s*%time\s+(?P<statement>.+)")
 NAME = re.compile(r"[^\W\d]\w*")
 TOKEN = re.compile(r"#.*|'''|\"\"\"|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[()\[\]{}]|\\$")
 
@@ -32,23 +35,32 @@ def cell_magic(text: str) -> str | None:
 
 def blank(text: str) -> tuple[str, list[Blanked]]:
     """The Python of a cell, line for line, and what was blanked in it."""
+    if parsed(text) is not None:
+        return text, []
     lines = text.split("\n")
     blanked: list[Blanked] = []
     for index in _statement_starts(lines):
         line = lines[index]
         if LINE.match(line) or HELP.match(line) or ASSIGNED.match(line):
-            target = ASSIGNED.match(line)
-            names = tuple(NAME.findall(target["target"])) if target else ()
-            blanked.append(Blanked(index + 1, line.strip(), names))
+            blanked.append(Blanked(index + 1, line.strip(), _names_of(line)))
             _blank_at(lines, index)
     return "\n".join(lines), blanked
 
 
+def _names_of(line: str) -> tuple[str, ...]:
+    """The names that a line would have made: of `x = %pwd`, and of `%time x = f()`."""
+    target = ASSIGNED.match(line)
+    if target:
+        return tuple(NAME.findall(target["target"]))
+    timed = TIMED.match(line)
+    return tuple(sorted(names_made(timed["statement"]))) if timed else ()
+
+
 def _blank_at(lines: list[str], index: int) -> None:
-    """Puts `pass` in place of a line, and nothing in place of the lines that continue it."""
+    """Puts nothing in place of a line, or `pass` in a block, and nothing in place of the lines that continue it."""
     indent = lines[index][: len(lines[index]) - len(lines[index].lstrip())]
     continued = lines[index].endswith("\\")
-    lines[index] = f"{indent}pass"
+    lines[index] = f"{indent}pass" if indent else ""
     while continued and index + 1 < len(lines):
         index += 1
         continued = lines[index].endswith("\\")
@@ -88,11 +100,8 @@ def _statement_starts(lines: list[str]) -> Iterator[int]:
 
 def names_made(code: str) -> frozenset[str]:
     """The names that a piece of Python binds at its top level; none if it does not parse."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError):
-        return frozenset()
-    return frozenset(_bound(tree.body))
+    tree = parsed(code)
+    return frozenset(_bound(tree.body)) if tree is not None else frozenset()
 
 
 def _bound(body: list[ast.stmt]) -> Iterator[str]:

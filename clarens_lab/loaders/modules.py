@@ -11,7 +11,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from clarens_lab.loaders.notebook import cell_filename, cells_of, identifier, read_bytes, unit_of
+from clarens_lab.loaders.notebook import identifier, read_bytes, units_to_import
+from clarens_lab.loaders.syntax import parsed
 from clarens_lab.source import LoadError, LocalModule, Source, Unit, Unsettled
 
 OURS = "clarens_lab"
@@ -81,10 +82,12 @@ def _imported(units: Iterable[Unit], module: str, is_package: bool) -> Iterator[
 
 @lru_cache(maxsize=2048)
 def _import_statements(code: str) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
-    """(level, module, members) of each import statement; none if the code does not parse."""
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError):
+    """(level, module, members) of each import statement; none if the code does not parse.
+
+    What `__all__` lists counts too: in a package it may be modules, for those who import `*`.
+    """
+    tree = parsed(code)
+    if tree is None:
         return ()
     found: list[tuple[int, str, tuple[str, ...]]] = []
     for node in ast.walk(tree):
@@ -92,7 +95,16 @@ def _import_statements(code: str) -> tuple[tuple[int, str, tuple[str, ...]], ...
             found += [(0, alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             found.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+        elif isinstance(node, ast.Assign) and any(
+            isinstance(one, ast.Name) and one.id == "__all__" for one in node.targets
+        ):
+            found.append((1, "", _texts_in(node.value)))
     return tuple(found)
+
+
+def _texts_in(node: ast.expr) -> tuple[str, ...]:
+    members = node.elts if isinstance(node, ast.List | ast.Tuple) else []
+    return tuple(one.value for one in members if isinstance(one, ast.Constant) and isinstance(one.value, str))
 
 
 def _local_module(name: str, root: Path) -> LocalModule | None:
@@ -105,12 +117,30 @@ def _local_module(name: str, root: Path) -> LocalModule | None:
         (place.with_name(f"{place.name}.py"), f"{relative}.py", False),
         (place.with_name(f"{place.name}.ipynb"), f"{relative}.ipynb", False),
     ):
-        if path.is_file():
-            units = (_file_unit(path, label, name),) if path.suffix == ".py" else _notebook_units(path, label, name)
+        if path.is_file() and (path.suffix == ".py" or not _is_installed(name)):
+            units = (_file_unit(path, label, name),) if path.suffix == ".py" else units_to_import(path, label, name)
             return LocalModule(name, path, units, is_package)
-    if place.is_dir() and any(place.glob("*.py")):  # a namespace package: a folder that only holds modules
+    if _holds_modules(place) and not _is_installed(name):  # a namespace package
         return LocalModule(name, place, (), True)
     return None
+
+
+def _is_installed(name: str) -> bool:
+    """Whether an ordinary module has that name: it goes before a notebook or a bare folder, as it does in Python.
+
+    A notebook about numpy is mostly called `numpy.ipynb`.
+    """
+    if "." in name:
+        return False
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def _holds_modules(folder: Path) -> bool:
+    return folder.is_dir() and any(any(folder.glob(pattern)) for pattern in ("*.py", "*.ipynb", "*/*.py"))
 
 
 def _file_unit(path: Path, label: str, key: str) -> Unit:
@@ -119,15 +149,3 @@ def _file_unit(path: Path, label: str, key: str) -> Unit:
     except (SyntaxError, UnicodeDecodeError) as error:
         raise LoadError(f"{label}: its text cannot be decoded: {error}") from None
     return Unit(key, label, str(path), text, text)
-
-
-def _notebook_units(path: Path, label: str, key: str) -> tuple[Unit, ...]:
-    """A notebook that is imported as a module: all its code cells, what is no Python blanked."""
-    units = []
-    for cell in cells_of(path):
-        if cell.kind == "code" and cell.text.strip() and "skip" not in cell.tags:
-            filename = cell_filename(path, cell)
-            where = f"{key} {cell.id or cell.number}"
-            unit, _ = unit_of(cell.text, key=where, label=f"{label} cell {cell.number}", filename=filename)
-            units.append(unit)
-    return tuple(units)

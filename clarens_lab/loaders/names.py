@@ -2,14 +2,18 @@
 
 import ast
 import builtins
+import dis
 import importlib.util
-import symtable
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from types import CodeType
 
 from clarens_lab.faults import nearest
+from clarens_lab.loaders.syntax import parsed, symbols
 from clarens_lab.source import Unit
 
+NAMELESS = ("lambda", "listcomp", "setcomp", "dictcomp", "genexpr")
+"""What the symbol table calls scopes that have no name."""
 USUAL = {
     "np": "import numpy as np",
     "pd": "import pandas as pd",
@@ -33,7 +37,11 @@ USUAL = {
 
 
 def missing_names(
-    service: str, units: tuple[Unit, ...], defined: Container[str], elsewhere: Mapping[str, str], extra: Container[str]
+    service: str,
+    loaded: Sequence[tuple[Unit, CodeType]],
+    defined: Container[str],
+    elsewhere: Mapping[str, str],
+    extra: Container[str],
 ) -> Iterator[str]:
     """A sentence for each global name that the units read and that neither they nor builtins define.
 
@@ -41,14 +49,31 @@ def missing_names(
     `extra` names that every service has.
     """
     told: set[str] = set()
-    made = set().union(*(_made_global(unit.code) for unit in units)) if units else set()
-    for unit in units:
-        for scope, name in sorted(_reads(unit.code)):
-            known = name in defined or name in made or name in extra or hasattr(builtins, name)
-            if not known and name not in told:
+    made = {name for unit, _ in loaded for name in _made_global(unit.code)}
+    for unit, code in loaded:
+        for scope, name in _suspects(unit, code, lambda name: name in defined or name in made or name in extra):
+            if name not in told:
                 told.add(name)
                 where = f"{service}.{scope}" if scope else unit.label
                 yield f"{where} uses {name}, which nothing defines: {_way_out(name, elsewhere, defined)}"
+
+
+def _suspects(unit: Unit, code: CodeType, known: Callable[[str], bool]) -> list[tuple[str, str]]:
+    found = [
+        (scope, name) for scope, name in sorted(_reads(unit.code)) if not known(name) and not hasattr(builtins, name)
+    ]
+    if not found:
+        return []
+    # The symbol table counts hints that are never evaluated; what the code loads is the truth, but slow to list.
+    loads = set(_loads(code))
+    return [(scope, name) for scope, name in found if name in loads]
+
+
+def _loads(code: CodeType) -> Iterator[str]:
+    yield from (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _loads(inner)
 
 
 def way_to(name: str, elsewhere: Mapping[str, str]) -> str:
@@ -79,15 +104,15 @@ def _importable(name: str) -> bool:
 
 def _reads(code: str) -> set[tuple[str, str]]:
     """(function, name) of each global that is read inside a function; top-level code has just run."""
-    try:
-        table = symtable.symtable(code, "<unit>", "exec")
-    except (SyntaxError, ValueError):
-        return set()
+    table = symbols(code)
     found: set[tuple[str, str]] = set()
-    waiting = [(child, child.get_name()) for child in table.get_children()]
+    waiting = [(child, "") for child in table.get_children()] if table is not None else []
     while waiting:
         scope, shown = waiting.pop()
-        if scope.get_type() == "function":  # a class body has just run, as the top level has
+        name = scope.get_name()
+        shown = shown or (name if name.isidentifier() and name not in NAMELESS else "")
+        # A class body has just run, as the top level has, and so have the comprehensions in them.
+        if scope.get_type() == "function" and (shown or name == "lambda"):
             reads = (symbol for symbol in scope.get_symbols() if symbol.is_global() and symbol.is_referenced())
             found.update((shown, symbol.get_name()) for symbol in reads)
         waiting += [(child, shown) for child in scope.get_children()]
@@ -96,10 +121,6 @@ def _reads(code: str) -> set[tuple[str, str]]:
 
 def _made_global(code: str) -> set[str]:
     """Names that some function declares `global`, and so may make when it runs."""
-    if "global" not in code:
-        return set()
-    try:
-        tree = ast.parse(code)
-    except (SyntaxError, ValueError):
-        return set()
-    return {name for node in ast.walk(tree) if isinstance(node, ast.Global) for name in node.names}
+    tree = parsed(code) if "global" in code else None
+    nodes = ast.walk(tree) if tree is not None else ()
+    return {name for node in nodes if isinstance(node, ast.Global) for name in node.names}

@@ -8,6 +8,7 @@ import json
 import keyword
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,17 +31,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Header:
-    """What a `%%clarens` line says: the verb, the service (None: the file's name) and the names lent."""
+    """What a `%%clarens` line says: the verb, the service (None: the file's name), the names lent, and `--here`."""
 
     verb: str
     service: str | None
     lent: tuple[str, ...] = ()
+    here: bool = False
 
 
 def identifier(text: str) -> str:
     """A file's name made the name of a service: `01-my nb` gives `_01_my_nb`."""
-    name = re.sub(r"\W", "_", text) or "_"
-    name = f"_{name}" if name[0].isdigit() else name
+    name = re.sub(r"\W", "_", unicodedata.normalize("NFKC", text)) or "_"  # as Python reads its own names
+    name = name if name.isidentifier() else f"_{name}"
     return f"{name}_" if keyword.iskeyword(name) else name
 
 
@@ -78,7 +80,7 @@ def _header(words: list[str], line: str, where: str) -> Header:
             raise LoadError(f"{where}, line 1: {line!r}: one name of a service, not {service!r} and {word!r}")
     if service is not None and (not service.isidentifier() or keyword.iskeyword(service)):
         raise LoadError(f"{where}, line 1: {service!r} cannot name a service; {identifier(service)!r} can")
-    return Header(verb, service, lent)
+    return Header(verb, service, lent, "--here" in words)
 
 
 def unit_of(text: str, *, key: str, label: str, filename: str, lent: tuple[str, ...] = ()) -> tuple[Unit, list[str]]:
@@ -163,7 +165,8 @@ def _cells(cells: list[Any]) -> Iterator[Cell]:
         if not isinstance(cell, dict):
             continue
         source = cell.get("source", "")
-        text = "".join(map(str, source)) if isinstance(source, list) else str(source)
+        parts = source if isinstance(source, list) else [source]
+        text = "".join(part for part in parts if isinstance(part, str))
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         metadata = cell.get("metadata")
         tags = metadata.get("tags") if isinstance(metadata, dict) else None
@@ -172,6 +175,28 @@ def _cells(cells: list[Any]) -> Iterator[Cell]:
         seen.update([name] if name else [])
         tagged = frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset()
         yield Cell(number, str(cell.get("cell_type")), name, text, tagged)
+
+
+def _headers(name: str, code: list[Cell]) -> tuple[dict[int, Header | None], bool]:
+    """The `%%clarens` line of each cell, and whether one of them marks a service cell."""
+    headers = {cell.number: header_of(cell.text, f"{name} cell {cell.number}") for cell in code}
+    return headers, any(header and header.verb == "service" for header in headers.values())
+
+
+def units_to_import(path: Path, label: str, key: str) -> tuple[Unit, ...]:
+    """A notebook that is imported as a module: its service cells, else every code cell that would be served."""
+    code = [cell for cell in cells_of(path) if cell.kind == "code" and cell.text.strip()]
+    headers, marked = _headers(label, code)
+    units: list[Unit] = []
+    for cell in code:
+        header = headers[cell.number]
+        taken = header is not None and header.verb == "service"
+        if taken or not (marked or header or cell_magic(cell.text) or "skip" in cell.tags):
+            where = f"{key} {cell.id or cell.number}"
+            labelled = f"{label} cell {cell.number}"
+            unit, _ = unit_of(cell.text, key=where, label=labelled, filename=cell_filename(path, cell))
+            units.append(unit)
+    return tuple(units)
 
 
 class _Cut:
@@ -192,19 +217,19 @@ class _Cut:
             self.own_note = ""
 
     def sources(self) -> tuple[Source, ...]:
-        headers = {cell.number: header_of(cell.text, self._label(cell)) for cell in self.code}
-        marked = any(header and header.verb == "service" for header in headers.values())
+        headers, marked = _headers(self.path.name, self.code)
         for cell in self.code:
             self._sort(cell, headers[cell.number], marked)
         if not marked and not self.services:
             self.services[self.own] = []
+        self._settle_tests()
         return tuple(self._source(name) for name in self.services)
 
     def _sort(self, cell: Cell, header: Header | None, marked: bool) -> None:
         if header is not None:
             kind = self.services if header.verb == "service" else self.tests
-            unit = self._unit(cell, header.service or self.own, header.lent)
-            kind.setdefault(header.service or self.own, []).append(unit)
+            name = header.service or (self.own if header.verb == "service" else "")
+            kind.setdefault(name, []).append(self._unit(cell, name or self.own, header.lent))
             return
         if re.match(r"\s*#[^\n]*\n(\s*(#[^\n]*)?\n)*%%clarens", cell.text):
             self.notes.append(
@@ -220,6 +245,14 @@ class _Cut:
             self.left_out[cell.number] = "which is tagged 'skip'"
         else:
             self.services.setdefault(self.own, []).append(self._unit(cell, self.own))
+
+    def _settle_tests(self) -> None:
+        """Tests that name no service are those of the file's own, or of the only one that there is."""
+        only = next(iter(self.services)) if len(self.services) == 1 else self.own
+        self.tests.setdefault(only, []).extend(self.tests.pop("", []))
+        for name, units in self.tests.items():
+            if name not in self.services:
+                self.notes += [f"{unit.label} tests {name!r}, which is no service of this notebook" for unit in units]
 
     def _unit(self, cell: Cell, service: str, lent: tuple[str, ...] = ()) -> Unit:
         label, filename = self._label(cell), cell_filename(self.path, cell)

@@ -1,0 +1,342 @@
+"""Where method bodies run: worker threads that stay bounded and isolated, the loop for coroutines, time limits."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from math import inf
+from typing import Any
+
+import pytest
+from serving import until
+
+from clarens_lab.engines import Engines, Workers
+from clarens_lab.faults import Overloaded, TimedOut
+from clarens_lab.output import Output
+from clarens_lab.service import Call, Caller, marked, method
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(asyncio.wait_for(work, 20))
+
+
+def workers_named(start: str = "clarens worker") -> int:
+    return sum(thread.name.startswith(start) for thread in threading.enumerate())
+
+
+async def in_engines(
+    engines: Engines, function: Callable[..., Any], *arguments: object, finish: Callable[[Any], Any] = lambda it: it
+) -> Any:
+    made = marked(function, "t", function.__name__)
+    return await engines.run(made, arguments, Call(1, made.path, Caller()), Output(1000), finish)
+
+
+def test_a_body_runs_on_a_thread_and_its_value_comes_back() -> None:
+    """A plain function runs off the event loop's thread."""
+
+    async def main() -> tuple[int, Any]:
+        workers = Workers(2, 10)
+        try:
+            return threading.get_ident(), await workers.run(threading.get_ident)
+        finally:
+            workers.stop()
+
+    here, there = run(main())
+    assert here != there
+
+
+@pytest.mark.parametrize("kind", [ValueError, StopIteration, StopAsyncIteration, SystemExit, KeyboardInterrupt])
+def test_whatever_a_body_raises_arrives(kind: type[BaseException]) -> None:
+    """Exceptions that a future cannot carry arrive too; a worker survives them all."""
+
+    def body() -> None:
+        raise kind("no")
+
+    async def main() -> Any:
+        workers = Workers(1, 10)
+        try:
+            # A coroutine cannot raise StopIteration: Python makes a RuntimeError of it, caused by the real one.
+            with pytest.raises((kind, RuntimeError)) as caught:
+                await workers.run(body)
+            assert kind in (type(caught.value), type(caught.value.__cause__))
+            return await workers.run(lambda: "alive")
+        finally:
+            workers.stop()
+
+    assert run(main()) == "alive"
+
+
+def test_threads_are_started_as_they_are_needed_and_no_more() -> None:
+    """Calls one after the other share one thread; many at once get up to the limit."""
+
+    async def main() -> None:
+        workers = Workers(3, 100)
+        for _ in range(20):
+            await workers.run(int)
+        assert workers_named() == 1
+        gate = threading.Event()
+        waiting = [asyncio.ensure_future(workers.run(gate.wait)) for _ in range(10)]
+        await asyncio.sleep(0)
+        assert workers_named() == 3
+        gate.set()
+        assert await asyncio.gather(*waiting) == [True] * 10
+        workers.stop()
+
+    before = workers_named()
+    assert before == 0, "another test left workers"
+    run(main())
+    until(lambda: workers_named() == 0)
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3])
+def test_the_queue_is_bounded(limit: int) -> None:
+    """Once every thread is busy, as many calls wait as the limit says; the next is refused at once."""
+
+    async def main() -> None:
+        workers = Workers(2, limit)
+        gate = threading.Event()
+        taken = [asyncio.ensure_future(workers.run(gate.wait)) for _ in range(2 + limit)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match=f"{limit} calls already wait for one of 2 worker threads"):
+            await workers.run(int)
+        gate.set()
+        await asyncio.gather(*taken)
+        assert await workers.run(lambda: 7) == 7
+        workers.stop()
+
+    run(main())
+
+
+def test_a_job_that_nobody_waits_for_is_not_begun() -> None:
+    """A call whose time was over before a thread was free is never run."""
+    ran: list[int] = []
+
+    async def main() -> None:
+        workers = Workers(1, 10)
+        gate = threading.Event()
+        first = asyncio.ensure_future(workers.run(gate.wait))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(workers.run(lambda: ran.append(1)), 0.01)
+        gate.set()
+        await first
+        await workers.run(int)
+        workers.stop()
+
+    run(main())
+    assert ran == []
+
+
+def test_calls_do_not_see_each_others_context() -> None:
+    """What a body leaves in a ContextVar is gone with the call, and the caller's context reaches the body."""
+    left: ContextVar[str] = ContextVar("left", default="clean")
+    given: ContextVar[str] = ContextVar("given", default="")
+
+    def body() -> tuple[str, str]:
+        before = left.get()
+        left.set("dirty")
+        return before, given.get()
+
+    async def main() -> list[Any]:
+        workers = Workers(1, 10)
+        given.set("hello")
+        try:
+            return [await workers.run(body), await workers.run(body)]
+        finally:
+            workers.stop()
+
+    assert run(main()) == [("clean", "hello")] * 2
+
+
+def test_an_idle_worker_keeps_nothing_alive() -> None:
+    """When a call has ended, its function, arguments and value are freed though the thread waits on."""
+
+    class Thing:
+        pass
+
+    async def main() -> weakref.ref[Thing]:
+        workers = Workers(1, 10)
+        thing = Thing()
+        reference = weakref.ref(thing)
+        await workers.run(lambda kept=thing: [kept])
+        del thing
+        await asyncio.sleep(0)
+        until(lambda: (gc.collect(), reference() is None)[1])
+        workers.stop()
+        return reference
+
+    assert run(main())() is None
+
+
+def test_a_loop_that_is_gone_does_not_break_a_worker() -> None:
+    """A body that ends after its server's loop was closed ends quietly."""
+    gate = threading.Event()
+    ended = threading.Event()
+    workers = Workers(1, 10)
+
+    def body() -> None:
+        gate.wait(20)
+        ended.set()
+
+    async def main() -> None:
+        task = asyncio.ensure_future(workers.run(body))
+        await asyncio.sleep(0.01)
+        task.cancel()
+
+    asyncio.run(main())
+    gate.set()
+    assert ended.wait(20)
+    workers.stop()
+    until(lambda: workers_named() == 0)
+
+
+# --- engines -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engines() -> Any:
+    made = Engines(threads=4, queue_limit=10, call_limit=0)
+    yield made
+    made.stop()
+
+
+def test_each_kind_of_function_runs_in_its_place(engines: Engines) -> None:
+    """Coroutines and inline functions run on the loop; plain ones, and those that return awaitables, on a thread."""
+
+    @method
+    async def coroutine() -> int:
+        return threading.get_ident()
+
+    @method(inline=True)
+    def inline() -> int:
+        return threading.get_ident()
+
+    @method
+    def plain() -> int:
+        return threading.get_ident()
+
+    @method
+    def mixed() -> Any:
+        return coroutine()
+
+    class Called:
+        async def __call__(self) -> int:
+            return threading.get_ident()
+
+    called = Called()
+    called.__name__ = "called"  # type: ignore[attr-defined]
+    method(called)
+
+    async def main() -> list[bool]:
+        here = threading.get_ident()
+        return [await in_engines(engines, one) == here for one in (coroutine, inline, plain, mixed, called)]
+
+    assert run(main()) == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("kind", ["plain", "coroutine"])
+def test_a_call_beyond_its_limit_is_answered(kind: str) -> None:
+    """A call that takes longer than the setting allows fails in time, whatever it runs on."""
+    gate = threading.Event()
+
+    @method
+    def plain() -> None:
+        gate.wait(20)
+
+    @method
+    async def coroutine() -> None:
+        await asyncio.sleep(20)
+
+    async def main() -> None:
+        engines = Engines(4, 10, call_limit=0.05)
+        began = time.monotonic()
+        with pytest.raises(TimedOut, match=f"t.{kind} took longer than its limit of 0.05 s"):
+            await in_engines(engines, {"plain": plain, "coroutine": coroutine}[kind])
+        assert time.monotonic() - began < 10
+        gate.set()
+        engines.stop()
+
+    run(main())
+
+
+def test_a_methods_own_limit_wins() -> None:
+    """`timeout` of a method holds instead of the setting, longer or shorter; infinity is no limit."""
+
+    @method(timeout=0.02)
+    async def short() -> None:
+        await asyncio.sleep(20)
+
+    @method(timeout=20)
+    async def long() -> str:
+        await asyncio.sleep(0.1)
+        return "done"
+
+    @method(timeout=inf)
+    async def free() -> str:
+        await asyncio.sleep(0.1)
+        return "done"
+
+    async def main() -> None:
+        engines = Engines(4, 10, call_limit=0.05)
+        with pytest.raises(TimedOut, match=r"limit of 0\.02 s"):
+            await in_engines(engines, short)
+        assert [await in_engines(engines, long), await in_engines(engines, free)] == ["done", "done"]
+        engines.stop()
+
+    run(main())
+
+
+def test_a_services_own_timeout_is_not_taken_for_the_limit(engines: Engines) -> None:
+    """A TimeoutError that the method raises itself is its own exception."""
+
+    @method(timeout=20)
+    async def own() -> None:
+        raise TimeoutError("mine")
+
+    async def main() -> None:
+        with pytest.raises(TimeoutError, match="mine"):
+            await in_engines(engines, own)
+
+    run(main())
+
+
+def test_large_values_are_written_down_on_a_thread(engines: Engines) -> None:
+    """What a coroutine or an inline method answers is encoded on the loop if small, on a worker if large."""
+    values = {"small": [1, "x", {"a": None}], "text": "x" * 10**6, "deep": [[[0] * 10**5]], "many": dict.fromkeys("ab")}
+    values["many"] = {str(number): number for number in range(5000)}
+
+    @method
+    async def coroutine(name: str) -> Any:
+        return values[name]
+
+    async def main() -> dict[str, bool]:
+        here = threading.get_ident()
+        return {
+            name: await in_engines(engines, coroutine, name, finish=lambda _: threading.get_ident()) == here
+            for name in values
+        }
+
+    assert run(main()) == {"small": True, "text": False, "deep": False, "many": False}
+
+
+def test_the_servers_own_work_goes_on_when_services_hold_every_thread(engines: Engines) -> None:
+    """Stuck calls of services do not keep `lab.*` from running."""
+    gate = threading.Event()
+
+    async def main() -> Any:
+        stuck = [asyncio.ensure_future(engines.workers.run(gate.wait)) for _ in range(14)]
+        await asyncio.sleep(0)
+
+        @method
+        def own() -> str:
+            return "here"
+
+        made = marked(own, "lab", "own")
+        answer = await engines.run(made, (), Call(1, "lab.own", Caller()), Output(10), str, own=True)
+        gate.set()
+        await asyncio.gather(*stuck)
+        return answer
+
+    assert run(main()) == "here"
