@@ -295,6 +295,8 @@ class Reloader:
         except LoadError as error:
             self._fail(path, str(error), look)
             return
+        if _was_emptied(file) and self._still_waits(path):
+            return
         self._waiting.pop(path, None)
         self._refused.discard(path)
         if path not in self._named and not loaders.shows_a_service(path):
@@ -346,8 +348,7 @@ class Reloader:
 
     def _wait(self, path: Path, error: Unsettled, look: _Look) -> None:
         """Leaves a file that may be in the middle of being written for later, until its deadline."""
-        now = time.monotonic()
-        if now < self._waiting.setdefault(path, now + self._settings.settle_limit):
+        if self._still_waits(path):
             return
         if path.exists():
             waited = f"waited {self._settings.settle_limit:g} s for it to be written"
@@ -356,6 +357,11 @@ class Reloader:
         del self._waiting[path]
         self._refused.discard(path)
         self._forget(path, f"{path.name} is not there any more", look)
+
+    def _still_waits(self, path: Path) -> bool:
+        """Whether a file that may be being written is given more time; the time begins with the first look at it."""
+        now = time.monotonic()
+        return now < self._waiting.setdefault(path, now + self._settings.settle_limit)
 
     def _forget(self, path: Path, why: str, look: _Look) -> None:
         file = self._files.pop(path, None)
@@ -504,3 +510,9 @@ class Reloader:
             log.info("%s printed at load: %s", report.service, line)
         self._events.add({"event": "reload", "time": time.time(), **report.as_struct()})
         return report
+
+
+def _was_emptied(file: _File) -> bool:
+    """Whether one of the files held something and is empty now: it is cut short before it is written anew."""
+    now = {path: stamp(path) for path, old in file.stamps.items() if old is not None and old.size}
+    return any(one is not None and not one.size for one in now.values())

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from watchfiles import Change
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # documented for direct use
@@ -30,8 +31,14 @@ LOOK_AGAIN = 2.0
 POLL = 0.2
 SUFFIXES = (".ipynb", ".py")
 
-Stamp = tuple[int, ...]
-"""What tells that a file was written, without reading it."""
+
+class Stamp(NamedTuple):
+    """What tells that a file was written, without reading it."""
+
+    written: int
+    changed: int
+    size: int
+    inode: int
 
 
 def stamp(path: Path) -> Stamp | None:
@@ -40,7 +47,7 @@ def stamp(path: Path) -> Stamp | None:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino
+    return Stamp(stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
 @dataclass(frozen=True)

@@ -1076,3 +1076,20 @@ def test_paths_iterates_as_named(bench: Make, tmp_path: Path) -> None:
     lab.serve(tmp_path)
     assert lab.reloader.paths[0] == tmp_path
     until(lambda: lab.reloader.watching == "events")
+
+
+def test_a_local_module_that_is_cut_short_before_it_is_written_serves_the_old_text(bench: Make, tmp_path: Path) -> None:
+    """
+    Whoever saves in place empties the file first: an empty module is waited for, and counts once it stays empty.
+    """
+    path = tmp_path / "a.py"
+    path.write_text("import part\n" + module(1).replace("return 1", "return vars(part).get('VALUE')"), encoding="utf-8")
+    part = tmp_path / "part.py"
+    part.write_text("VALUE = 5", encoding="utf-8")
+    lab = bench(settle_limit=0.5).serve(path)
+    part.write_text("", encoding="utf-8")
+    time.sleep(0.2)  # longer than any save takes to be served, shorter than the limit
+    assert lab.call("a.v") == 5
+    lab.answers("a.v", None)
+    part.write_text("VALUE = 6", encoding="utf-8")
+    lab.answers("a.v", 6)
