@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 python := .venv/bin/python
 
-.PHONY: help demo test check bench test-all clean
+.PHONY: help demo lab test check bench test-all clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -12,6 +12,10 @@ help:  ## list these targets
 demo:  ## serve real notebooks, change one, break it, mend it: the main job in a minute
 	@bash .ci/setup demo
 	$(python) notebooks/demo.py
+
+lab:  ## open JupyterLab on the tutorials
+	@bash .ci/setup lab
+	$(python) -m jupyterlab --notebook-dir notebooks notebooks/01-first-call.ipynb
 
 test:  ## everything CI runs: check, then all tests
 	@bash .ci/setup test

@@ -120,6 +120,8 @@ def _first_words(catalogue: Any, paths: Sequence[Path], settings: Settings) -> l
     lines = []
     if own := sorted(one.service for one in catalogue.services.values() if not one.bundled):
         lines.append(f"services: {', '.join(own)} ({'' if settings.reload else 'not '}reloaded when saved)")
+    elif not paths:
+        lines.append("no service yet: notebooks that connect send their cells")
     elif not catalogue.troubles:
         where = ", ".join(map(str, paths))
         lines.append(

@@ -19,7 +19,7 @@ from clarens_lab import loaders
 from clarens_lab.events import Ring
 from clarens_lab.faults import nearest
 from clarens_lab.loaders import LiveCell
-from clarens_lab.output import Output, captured
+from clarens_lab.output import Output
 from clarens_lab.registry import Generation, Registry
 from clarens_lab.report import Report, failed, loaded, unchanged
 from clarens_lab.service import Kept
@@ -86,6 +86,8 @@ class Reloader:
         self._held_up: set[Path] = set()
         """Files whose service has a cell that is running."""
         self._looking = threading.RLock()
+        self._loads: dict[str, loaders.Load] = {}
+        """The cells that are being loaded, by service."""
         self._turns: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._batches: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._watch: Watch | None = None
@@ -406,7 +408,7 @@ class Reloader:
         started = time.perf_counter()
         try:
             lent = self.lent.get(service)
-            generation = loaders.build_within(self._settings.load_limit, source, self._kept[service], lent, output)
+            generation = loaders.Load(source, self._kept[service], lent, output).result(self._settings.load_limit)
         except LoadError as error:
             self._files[path].failed[service] = source.digest
             look.troubles[service] = str(error)
@@ -456,6 +458,13 @@ class Reloader:
         mended = service in catalogue.troubles
         return self._publish(_Look(troubles={service: None}, reports=[unchanged(current, mended=mended)]))[0]
 
+    def interrupt(self, service: str) -> bool:
+        """Gives up the cell of a service that is being loaded, if one is; its old generation serves on."""
+        load = self._loads.get(service)
+        if load is not None:
+            load.interrupt()
+        return load is not None
+
     def register_test(self, service: str, cell: LiveCell) -> str:
         """Keeps a test cell that was run with its service; gives its name among the results."""
         tests = loaders.with_test(self.tests.get(service, ()), service, cell)
@@ -466,14 +475,17 @@ class Reloader:
         service = source.service
         output = Output(self._settings.output_limit)
         started = time.perf_counter()
+        load = self._loads[service] = loaders.Load(source, self._kept[service], self.lent.get(service), output)
         try:
-            with captured(output):
-                generation = loaders.build(source, self._kept[service], self.lent.get(service))
+            generation = load.result()
         except LoadError as error:
-            troubles: dict[str, str | None] = {service: str(error)} if self._serving(service) else {}
+            stale = self._serving(service) and not isinstance(error, loaders.Interrupted)
+            troubles: dict[str, str | None] = {service: str(error)} if stale else {}
             return self._publish(
                 _Look(troubles=troubles, reports=[failed(error, source, output.text(), self._serving(service))])
             )[0]
+        finally:
+            del self._loads[service]
         self._owners.setdefault(service, source.path)
         return self._publish(_Look(built=[(generation, output, (time.perf_counter() - started) * 1000)]))[0]
 

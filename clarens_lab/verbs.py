@@ -86,7 +86,7 @@ def _add_serve(verb: argparse.ArgumentParser, door: str) -> None:
     if door == NOTEBOOK:
         verb.add_argument("--detach", action="store_true", help="in a process of its own, which outlives the kernel")
         return
-    verb.add_argument("--empty", action="store_true", help="serve no file at first; notebooks send their cells")
+    verb.add_argument("--empty", action="store_true", help="without a path: serve no file at first")
     verb.add_argument("--debug", action=argparse.BooleanOptionalAction, help="tell callers the traceback of a fault")
     verb.add_argument("--reload", action=argparse.BooleanOptionalAction, help="reload files when they are saved")
     verb.add_argument("--run-file", type=Path, help="write url, token, pid and paths to this file once it serves")

@@ -117,6 +117,7 @@ def test_a_job_that_nobody_waits_for_is_not_begun() -> None:
         workers = Workers(1, 10)
         gate = threading.Event()
         first = asyncio.ensure_future(workers.run(gate.wait))
+        await asyncio.sleep(0)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(workers.run(lambda: ran.append(1)), 0.01)
         gate.set()

@@ -24,7 +24,7 @@ from serving import notebook, save_as_jupyter, until, write_notebook
 
 from clarens_lab import output
 from clarens_lab.events import Ring
-from clarens_lab.loaders import LiveCell, build, build_within, discover, identifier, read, with_cell, with_test
+from clarens_lab.loaders import LiveCell, Load, build, discover, identifier, read, with_cell, with_test
 from clarens_lab.output import Output
 from clarens_lab.registry import Generation, Registry
 from clarens_lab.reload import Reloader
@@ -899,7 +899,7 @@ def test_a_load_beyond_its_limit_names_where_it_is(tmp_path: Path, busy: str) ->
     before = set(sys.modules)
     started = time.monotonic()
     with pytest.raises(LoadError, match=r"^nb\.ipynb cell 2, line [234]: still running after 0\.2 s, the load limit"):
-        build_within(0.2, source, Kept(), None, Output(0))
+        Load(source, Kept(), None, Output(0)).result(0.2)
     assert time.monotonic() - started < 5
 
     until(lambda: set(sys.modules) == before)
@@ -911,12 +911,12 @@ def test_a_load_within_its_limit_is_a_load(tmp_path: Path) -> None:
     printed = Output(100)
     output.install()
     try:
-        assert build_within(20, source, Kept(), None, printed).service == "nb"
+        assert Load(source, Kept(), None, printed).result(20).service == "nb"
     finally:
         output.uninstall()
     assert printed.text() == "hello\n"
     with pytest.raises(LoadError, match="ZeroDivisionError"):
-        build_within(20, source_of(write_notebook(tmp_path / "b.ipynb", "1/0")), Kept(), None, Output(0))
+        Load(source_of(write_notebook(tmp_path / "b.ipynb", "1/0")), Kept(), None, Output(0)).result(20)
 
 
 # --- live cells --------------------------------------------------------------------------------

@@ -95,6 +95,12 @@ class Lab:
         except LoadError as error:
             raise BadArguments(f"lab.register: {error}") from None
 
+    @method(inline=True)
+    def interrupt(self, service: str) -> bool:
+        """Gives up the cell of a service that is being loaded, if one is; answers whether one was. What was served
+        before it is served on."""
+        return self._reloader.interrupt(service)
+
     @method(timeout=inf)
     def remove(self, service: str) -> dict[str, Any]:
         """Withdraws a service and frees its name; answers the reload report."""

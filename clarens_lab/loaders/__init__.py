@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from clarens_lab.loaders.build import build, relative_path_hint
-from clarens_lab.loaders.limit import build_within
+from clarens_lab.loaders.limit import Interrupted, Load
 from clarens_lab.loaders.live import LiveCell, with_cell, with_test
 from clarens_lab.loaders.magics import cell_magic
 from clarens_lab.loaders.modules import read_file, read_package, with_local_modules
@@ -20,7 +20,7 @@ from clarens_lab.loaders.notebook import Header, cells_of, header_of, identifier
 from clarens_lab.source import LoadError, Source, Unsettled
 
 __all__ = [
-    "SUFFIXES", "Found", "Header", "LiveCell", "build", "build_within", "cell_magic", "discover", "folders_in",
+    "SUFFIXES", "Found", "Header", "Interrupted", "LiveCell", "Load", "build", "cell_magic", "discover", "folders_in",
     "header_of", "identifier", "is_unseen", "read", "relative_path_hint", "shows_a_service", "with_cell", "with_test",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Building within a time limit, on a thread of its own that is given up when the time is over."""
+"""A build on a thread of its own, which is given up when its time is over or its author interrupts it."""
 
 import ctypes
 import sys
@@ -12,43 +12,64 @@ from clarens_lab.service import Kept
 from clarens_lab.source import LoadError, Source
 
 
-def build_within(
-    limit: float, source: Source, kept: Kept, lent: Mapping[str, object] | None, output: Output
-) -> Generation:
-    """As `build`, but raises LoadError naming where the code was when `limit` seconds were over."""
-    ended: list[Generation | BaseException] = []
-    given_up = False
-    deciding = threading.Lock()
+class Interrupted(LoadError):
+    """A load that its author gave up."""
 
-    def run() -> None:
+
+class Load:
+    """A build that has begun; `result` waits for it, `interrupt` ends the waiting from any thread."""
+
+    def __init__(self, source: Source, kept: Kept, lent: Mapping[str, object] | None, output: Output) -> None:
+        self._source = source
+        self._ended: list[Generation | BaseException] = []
+        self._given_up = False
+        self._interrupted = False
+        self._deciding = threading.Lock()
+        self._wake = threading.Event()
+        work = (source, kept, lent, output)
+        self._thread = threading.Thread(target=self._run, args=work, name=f"load {source.service}", daemon=True)
+        self._thread.start()
+
+    def result(self, limit: float | None = None) -> Generation:
+        """As `build`, but raises LoadError that names where the code was when `limit` seconds were over.
+
+        Raises Interrupted, which says the same, once it is interrupted.
+        """
+        self._wake.wait(limit)
+        with self._deciding:
+            self._given_up = not self._ended
+        if self._given_up:
+            place = _running_at(self._thread, self._source)
+            _end(self._thread)
+            if self._interrupted:
+                raise Interrupted(f"{place}: interrupted")
+            raise LoadError(
+                f"{place}: still running after {limit:g} s, the load limit: do the work in a method or with "
+                "keep(...), or raise the setting load_limit"
+            )
+        self._thread.join()
+        result = self._ended[0]
+        if isinstance(result, Generation):
+            return result
+        raise result
+
+    def interrupt(self) -> None:
+        """Gives the build up: what it still makes is thrown away."""
+        self._interrupted = True
+        self._wake.set()
+
+    def _run(self, source: Source, kept: Kept, lent: Mapping[str, object] | None, output: Output) -> None:
         result: Generation | BaseException
         try:
             with captured(output):
                 result = build(source, kept, lent)
         except BaseException as error:  # noqa: BLE001  # handed to the thread that waits
             result = error
-        with deciding:
-            ended.append(result)
-        if given_up and isinstance(result, Generation):
+        with self._deciding:
+            self._ended.append(result)
+        self._wake.set()
+        if self._given_up and isinstance(result, Generation):
             result.unload()
-
-    thread = threading.Thread(target=run, name=f"load {source.service}", daemon=True)
-    thread.start()
-    thread.join(limit)
-    with deciding:
-        given_up = not ended
-    if given_up:
-        place = _running_at(thread, source)
-        _interrupt(thread)
-        raise LoadError(
-            f"{place}: still running after {limit:g} s, the load limit: do the work in a method or with keep(...), "
-            "or raise the setting load_limit"
-        )
-    thread.join()
-    result = ended[0]
-    if isinstance(result, Generation):
-        return result
-    raise result
 
 
 def _running_at(thread: threading.Thread, source: Source) -> str:
@@ -62,7 +83,7 @@ def _running_at(thread: threading.Thread, source: Source) -> str:
     return source.service
 
 
-def _interrupt(thread: threading.Thread) -> None:
+def _end(thread: threading.Thread) -> None:
     """Ends a thread at its next Python instruction; one that waits in C goes on until that returns."""
     ident = ctypes.c_ulong(thread.ident or 0)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(LoadTimeout))

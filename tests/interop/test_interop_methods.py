@@ -44,6 +44,7 @@ LAB: list[tuple[str, tuple[Any, ...], Check]] = [
     ("lab.status", (), lambda status: "live" in status["services"] and status["stale"] == []),
     ("lab.events", (0, 0.0), lambda told: any(one.get("method") == "live.twice" for one in told["items"])),
     ("lab.log", (0, 0.0), lambda told: any("live.twice" in one["text"] for one in told["items"])),
+    ("lab.interrupt", ("live",), lambda was: was is False),
     ("lab.remove", ("live",), lambda report: report["outcome"] == "withdrawn"),
 ]
 """What the developer does with the token, one after the other."""
