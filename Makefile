@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 python := .venv/bin/python
 
-.PHONY: help demo lab test check bench test-all clean
+.PHONY: help demo lab test check bench test-all test-oldest clean
 
 help:  ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ bench:  ## measure; the only source of figures
 
 test-all:  ## the tests on every Python of 3.11 or newer that this machine has
 	@bash .ci/test-all
+
+test-oldest:  ## the extension's tests with the oldest IPython and ipykernel that are admitted
+	@bash .ci/test-oldest
 
 clean:  ## remove the venvs, what was built and every cache; stores stay
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -4,13 +4,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from bench import calls, codec, imports, saves
+from bench import calls, cells, codec, imports, saves
 from bench.bounds import Bound
 
 MEASUREMENTS: dict[str, Callable[[], Sequence[Bound]]] = {
     "calls": calls.measure,
     "saves": saves.measure,
     "imports": imports.measure,
+    "cells": cells.measure,
     "codec": codec.measure,
 }
 

@@ -13,14 +13,12 @@ from IPython.core.getipython import get_ipython
 import clarens_lab
 from clarens_lab.faults import Fault
 
+# No <pre>: the front ends colour those themselves.
 STYLE = (
     "<style>.clarens{font-family:var(--jp-code-font-family,monospace);font-size:var(--jp-code-font-size,13px);"
-    "line-height:1.5;color:var(--jp-content-font-color1,inherit)}.clarens .quiet{opacity:.7}"
-    ".clarens .bad{color:var(--jp-error-color1,#d32f2f)}.clarens .warn{color:var(--jp-warn-color0,#b26a00)}"
-    ".clarens .good{color:var(--jp-success-color1,#388e3c)}"
-    ".clarens pre{margin:0;white-space:pre-wrap;background:transparent;color:inherit}"
-    ".clarens table{border-collapse:collapse}.clarens td{padding:0 1.2em 0 0;text-align:left;vertical-align:top}"
-    "</style>"
+    "line-height:1.5;padding:0 var(--jp-code-padding,5px);color:var(--jp-content-font-color1,inherit);"
+    "white-space:pre-wrap}.clarens .quiet{opacity:.7}.clarens .bad{color:var(--jp-error-color1,#d32f2f)}"
+    ".clarens .warn{color:var(--jp-warn-color0,#b26a00)}.clarens .good{color:var(--jp-success-color1,#388e3c)}</style>"
 )
 Line = tuple[str, str]
 """A kind (`plain`, `quiet`, `good`, `warn`, `bad`) and a text."""
@@ -40,7 +38,7 @@ class View:
 
     def html(self) -> str:
         """The lines as one block; everything that was given is escaped."""
-        rows = "".join(f'<pre class="{kind}">{escape(text)}</pre>' for kind, text in self.lines)
+        rows = "".join(f'<div class="{kind}">{escape(text)}</div>' for kind, text in self.lines)
         return f'{STYLE}<div class="clarens">{rows}</div>'
 
 
