@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from clarens_lab import logs, output, runfiles
+from clarens_lab import logs, runfiles
 from clarens_lab.faults import Fault, TimedOut, TransportFailed, nearest
 from clarens_lab.settings import FILE, TABLE, Settings, SettingsError, project_of, read, value_of, variable
 from clarens_lab.source import LoadError
@@ -27,7 +27,7 @@ log = logging.getLogger("clarens_lab.serve")
 ASK_SECONDS = 5.0
 FOLLOW_SECONDS = 30.0
 STOP_SECONDS = 30.0
-PRINTED = 64 * 1024
+LOADING_SECONDS = 3.0
 
 
 class Failed(Exception):
@@ -114,6 +114,7 @@ def _ready(server: Any, run_file: Path | None) -> None:
     if run_file is not None:
         content = asdict(server.running)
         runfiles.write_to(run_file.absolute(), {key: content[key] for key in ("url", "token", "pid", "paths")})
+        server.run_files.append(run_file.absolute())
 
 
 def _first_words(catalogue: Any, paths: Sequence[Path], settings: Settings) -> list[str]:
@@ -167,7 +168,25 @@ def _shown(server: runfiles.Running) -> str:
 
 
 def _client(arguments: argparse.Namespace) -> Any:
-    return _connected(_find(arguments))
+    """A client for `lab.*`, which takes the server's token."""
+    server = _find(arguments)
+    if not server.token:
+        server = _once_loaded(arguments, server)
+    return _connected(server)
+
+
+def _once_loaded(arguments: argparse.Namespace, server: runfiles.Running) -> runfiles.Running:
+    """The server with what its run file tells, which it writes when all is loaded: waits a while for that."""
+    deadline = time.monotonic() + LOADING_SECONDS
+    while not server.token and server.listens_here():
+        if time.monotonic() > deadline:
+            raise Failed(
+                f"the token of {server.url} is not known: no run file of yours tells it. A server of your own writes "
+                "it once all is loaded, so try again then; of another's, give --token or CLARENS_TOKEN"
+            )
+        time.sleep(0.05)
+        server = _find(arguments)
+    return server
 
 
 def _connected(server: runfiles.Running) -> Any:
@@ -196,6 +215,8 @@ def _as_json(value: Any) -> Any:
 
 def _stop(arguments: argparse.Namespace) -> None:
     server = _find(arguments)
+    if not server.pid and not server.token:
+        server = _once_loaded(arguments, server)
     if not server.pid:
         raise Failed(f"{server.url} is not a server of yours on this machine; stop it where it was started")
     if server.embedded:
@@ -251,20 +272,31 @@ def _service_line(service: Mapping[str, Any]) -> str:
 
 
 def _methods(arguments: argparse.Namespace) -> None:
+    _list_methods(arguments, arguments.service)
+
+
+def _list_methods(arguments: argparse.Namespace, wanted: str | None) -> None:
+    """Lists all methods, those of a service, or one (of a dotted name also those below it)."""
     server = _find(arguments)
+    service = (wanted or "").partition(".")[0]
     with _connected(server) as client:
-        known = _with_token(client, arguments.service) if server.token else _without_token(client)
-    wanted = [(name, text) for name, text in known if arguments.service in (None, name.partition(".")[0])]
-    if arguments.service and not wanted:
-        services = sorted({name.partition(".")[0] for name, _ in known})
-        near = nearest(arguments.service, services)
-        hint = f"did you mean {near!r}?" if near else f"there are {', '.join(services)}"
-        raise Failed(f"no service {arguments.service!r}; {hint}")
-    told = [{"method": name, "signature": text} for name, text in wanted]
-    _answer(arguments, told, lambda _: "\n".join(text for _, text in wanted))
+        known = _with_token(client, service) if server.token else _without_token(client)
+    shown = [(name, text) for name, text in known if wanted is None or f"{name}.".startswith(f"{wanted}.")]
+    if wanted is not None and not shown:
+        raise Failed(_no_such(wanted, [name for name, _ in known]))
+    told = [{"method": name, "signature": text} for name, text in shown]
+    _answer(arguments, told, lambda _: "\n".join(text for _, text in shown))
 
 
-def _with_token(client: Any, wanted: str | None) -> list[tuple[str, str]]:
+def _no_such(wanted: str, methods: Sequence[str]) -> str:
+    services = sorted({name.partition(".")[0] for name in methods})
+    is_method = wanted.partition(".")[0] in services
+    near = nearest(wanted, methods if is_method else services)
+    hint = f"did you mean {near!r}?" if near else f"there are {', '.join(methods if is_method else services)}"
+    return f"no {'method' if is_method else 'service'} {wanted!r}; {hint}"
+
+
+def _with_token(client: Any, wanted: str) -> list[tuple[str, str]]:
     """Method and signature of each; asked at once, for one line in the server's log."""
     known = []
     for service in _own_first(client.lab.services()):
@@ -283,7 +315,10 @@ def _without_token(client: Any) -> list[tuple[str, str]]:
 
 
 def _help(arguments: argparse.Namespace) -> None:
-    with _client(arguments) as client:
+    if "." not in arguments.method:  # a service
+        _list_methods(arguments, arguments.method)
+        return
+    with _connected(_find(arguments)) as client:
         told = client.system.methodHelp(arguments.method)
     _answer(arguments, told, str)
 
@@ -293,6 +328,8 @@ def _call(arguments: argparse.Namespace) -> int:
     server = _find(arguments)
     with _connected(server) as client:
         told = client.lab.call(name, given) if server.token else _called_by_a_stranger(client, name, given)
+        if told.get("stale"):
+            _say_stale(client, name.partition(".")[0], told["generation"])
     if told["output"]:
         print(told["output"], end="" if told["output"].endswith("\n") else "\n", file=sys.stderr)
     if "fault" in told:
@@ -302,6 +339,13 @@ def _call(arguments: argparse.Namespace) -> int:
         return 1
     _answer(arguments, told["value"], _value_text)
     return 0
+
+
+def _say_stale(client: Any, service: str, generation: int) -> None:
+    """Warns that older code than the newest has answered, with the reason."""
+    reasons = [one["trouble"] for one in client.lab.services() if one["service"] == service and one["stale"]]
+    for reason in reasons:  # none if it has been mended in this moment
+        print(f"clarens-lab: {service} is stale, generation {generation} answers: {reason}", file=sys.stderr)
 
 
 def _called_by_a_stranger(client: Any, name: str, given: list[Any]) -> dict[str, Any]:
@@ -327,40 +371,20 @@ def _test(arguments: argparse.Namespace) -> int:
         with _client(arguments) as client:
             results = client.lab.test(arguments.path or "")
     _answer(arguments, results, _results_text)
+    if not results:
+        where = f"in {arguments.path}" if arguments.path else "of any service"
+        raise Failed(f"no test cell was found {where}: one begins with '%%clarens test NAME'")
     return 0 if all(result["ok"] for result in results) else 1
 
 
 def _local_results(path: Path) -> list[dict[str, Any]]:
-    from clarens_lab import loaders  # not needed by the other verbs
+    from clarens_lab.testing import run_tests_in  # not needed by the other verbs
 
-    is_folder = path.is_dir() and not any((path / f"__init__{suffix}").exists() for suffix in loaders.SUFFIXES)
-    files = loaders.discover(path).services if is_folder else (path,)
-    output.install()  # what the code prints belongs to its result, and not into the answer
-    try:
-        return [result for file in files for result in _file_results(file)]
-    finally:
-        output.uninstall()
+    return [dict(result.as_struct()) for result in run_tests_in(path, tell=_note)]
 
 
-def _file_results(file: Path) -> list[dict[str, Any]]:
-    """The results of one file's tests; a file that cannot be loaded counts as a test that failed."""
-    from clarens_lab import loaders  # as above
-    from clarens_lab.service import Kept  # as above
-    from clarens_lab.testing import Result, run_tests  # as above
-
-    results: list[Result] = []
-    service = loaders.identifier(file.stem)
-    printed = output.Output(PRINTED)
-    try:
-        for source in loaders.read(file):
-            service = source.service
-            with output.captured(printed):
-                generation = loaders.build(source, Kept())
-            results += run_tests(generation, source.tests)
-            generation.unload()
-    except LoadError as error:
-        results.append(Result(service, f"load {file.name}", False, str(error), output=printed.text()))
-    return [dict(result.as_struct()) for result in results]
+def _note(text: str) -> None:
+    print(f"clarens-lab: note: {text}", file=sys.stderr)
 
 
 def _results_text(results: Sequence[Mapping[str, Any]]) -> str:
@@ -371,9 +395,7 @@ def _results_text(results: Sequence[Mapping[str, Any]]) -> str:
         lines += [f"     {line}" for line in (result["traceback"] or result["error"]).splitlines()]
         lines += [f"     printed: {line}" for line in result["output"].splitlines() if not result["ok"]]
     failed = sum(not result["ok"] for result in results)
-    if not results:
-        return "no test cells: a cell that begins with '%%clarens test' is one"
-    return "\n".join([*lines, f"{len(results) - failed} passed, {failed} failed"])
+    return "\n".join([*lines, f"{len(results) - failed} passed, {failed} failed"]) if results else ""
 
 
 def _remove(arguments: argparse.Namespace) -> None:

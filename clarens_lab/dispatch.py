@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from clarens_lab import frames
@@ -67,6 +68,8 @@ class Dispatcher:
         output_limit: int = 256 * 1024,
     ) -> None:
         self.registry = registry
+        self.ending = False
+        """Whether the server stops and gives up the calls that still run: only then is a call cancelled by us."""
         self._engines = engines
         self._events = events
         self._tells_tracebacks = tells_tracebacks
@@ -107,19 +110,33 @@ class Dispatcher:
                 "stale": catalogue.is_stale(generation.service),
             }
             bound = method.signature.bind(arguments, name)
-            call = Call(number, name, caller, generation.kept, catalogue)
-            own = generation.service == LAB
-            value, answer = await self._engines.run(method, bound, call, output, _encoded, own=own)
+            # A task that a service starts keeps the call, as part of its context, for as long as it runs: with the
+            # catalogue it would keep every generation of that moment.
+            call = Call(number, name, caller, generation.kept, catalogue if generation.bundled else None)
+            own, pin = generation.service == LAB, partial(self.registry.pin, generation)
+            value, answer = await self._engines.run(method, bound, call, output, _encoded, own=own, pin=pin)
+            await self._stay()
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if self.ending:
                 raise
+            await self._stay()
             return self._failed(told, output, ServiceRaised(f"{name} was cancelled by its own code."))
         except BaseException as error:  # noqa: BLE001  # whatever a service raises, SystemExit too, is a fault
             fault_id = next(self._faults)
             fault = self._worded(error, fault_id, name, generation, caller)
             return Outcome(**told, fault=fault, fault_id=fault_id, output=output.text())
         return Outcome(**told, value=value, answer=answer, output=output.text())
+
+    async def _stay(self) -> None:
+        """Takes back what a service has done if it cancelled the task that its call runs in."""
+        task = asyncio.current_task()
+        while task is not None and task.cancelling() and not self.ending:
+            task.uncancel()
+            try:
+                await asyncio.sleep(0)  # where it would be cancelled
+            except asyncio.CancelledError:
+                if self.ending:
+                    raise
 
     def _failed(self, told: Mapping[str, Any], output: Output, fault: ServerFault) -> Outcome:
         fault_id = next(self._faults)
@@ -154,7 +171,8 @@ class Dispatcher:
         served = f"{outcome.service}={outcome.generation}" if outcome.generation is not None else "-"
         ended = "ok" if outcome.fault is None else f"fault {outcome.fault_id} ({outcome.fault.code})"
         lines = lab_access_log if service == LAB else access_log
-        lines.info("%s %s %s %.1f ms %s", outcome.method, caller.address or "-", served, outcome.ms, ended)
+        who = f"{caller.address or '-'}{' (lab)' if caller.lab else ''}"
+        lines.info("%s %s %s %.1f ms %s", outcome.method, who, served, outcome.ms, ended)
         if service == LAB:
             return  # who follows the events by lab.events would else see nothing but its own questions
         event: dict[str, Any] = {

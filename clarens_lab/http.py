@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import hmac
 import logging
+import resource
 import time
 import zlib
 from base64 import b64encode
@@ -27,20 +28,24 @@ from tornado.tcpserver import TCPServer
 from clarens_lab.codec import decode_call, encode_fault
 from clarens_lab.dispatch import LAB, Dispatcher, Outcome
 from clarens_lab.engines import LARGE, Engines
-from clarens_lab.faults import NotLoggedIn, Overloaded, ServerFault
+from clarens_lab.faults import NotLoggedIn, Overloaded, ServerFault, ServiceRaised
+from clarens_lab.page import CALL_PATHS, Page, allowing
 from clarens_lab.service import Caller
 from clarens_lab.settings import Settings
 
 log = logging.getLogger(__name__)
 
-CALL_PATHS = ("/clarens/", "/clarens", "/RPC2", "/")
 XML_TYPES = ("text/xml", "application/xml")
 DISCARD_BYTES = 64 * 1024 * 1024
 DISCARD_SECONDS = 2.0
 SMALLEST_PACKED = 1400
 UNPACKED_AT_ONCE = 1024 * 1024
 HEADER_ROOM = 1024 * 1024
-"""What is read of headers at the most, so that those beyond the limit still get an answer."""
+"""What is read of headers beyond the limit, so that they still get an answer."""
+SPARE_DESCRIPTORS = 64
+"""Descriptors that connections leave to files, pipes and what services open."""
+SILENT_SECONDS = 60.0
+"""How long nothing more is said of connections that are turned away."""
 IDLE_SECONDS = 3600.0
 BODY_SECONDS = 600.0
 
@@ -73,7 +78,9 @@ class Door(httputil.HTTPServerConnectionDelegate):
             settings.allowed_hosts.lower()
         )
         self._origins = _words(settings.allowed_origins)
-        self.application = web.Application([(r".*", Page, {"door": self})], log_function=lambda handler: None)
+        self.application = web.Application(
+            [(r".*", Page, {"registry": dispatcher.registry})], log_function=lambda handler: None
+        )
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """A delegate for one request; Tornado asks for it as soon as it waits for one."""
@@ -82,8 +89,11 @@ class Door(httputil.HTTPServerConnectionDelegate):
         return request
 
     def on_close(self, server_conn: object) -> None:
-        """Forgets a connection."""
-        self.connections.pop(cast(HTTP1ServerConnection, server_conn), None)
+        """Forgets a connection that has ended, or whose task was cancelled by code of a service."""
+        connection = cast(HTTP1ServerConnection, server_conn)
+        request = self.connections.pop(connection, None)
+        if request is not None and not connection.stream.closed():
+            request.close_when_answered()
 
     def close_idle(self) -> None:
         """Closes the connections on which nothing has come for too long. (A timer for each call would cost more.)"""
@@ -94,6 +104,7 @@ class Door(httputil.HTTPServerConnectionDelegate):
 
     async def close_connections(self) -> None:
         """Closes every connection, and waits until each has been let go."""
+        await asyncio.sleep(0)  # one that has just been accepted is known from its task's first step on
         while self.connections:
             await next(iter(self.connections)).close()
 
@@ -148,14 +159,34 @@ class Listener(TCPServer):
     def __init__(self, door: Door) -> None:
         super().__init__()
         self._door = door
+        self._silent_until = 0.0
         # The limits on body and time are the door's: Tornado's close without an answer, or cost each call a timer.
-        self._parameters = HTTP1ConnectionParameters(max_header_size=HEADER_ROOM, max_body_size=2**62)
+        room = door.settings.header_limit + HEADER_ROOM
+        self._parameters = HTTP1ConnectionParameters(max_header_size=room, max_body_size=2**62)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        """Serves a new connection."""
+        """Serves a new connection, or closes it where the process would run out of descriptors.
+
+        Without one for the next connection, it could not even be turned away: the loop would try for ever.
+        """
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if most != resource.RLIM_INFINITY and stream.socket.fileno() >= most - min(SPARE_DESCRIPTORS, most // 4):
+            stream.close()
+            self._tell_turned_away(most)
+            return
         stream.set_nodelay(True)  # every answer is written in one piece: nothing to wait for
         stream.set_nodelay = _leave_nodelay  # type: ignore[method-assign]  # Tornado turns it on and off at each answer
         HTTP1ServerConnection(stream, self._parameters, _Peer(str(address[0]))).start_serving(self._door)
+
+    def _tell_turned_away(self, most: int) -> None:
+        if time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + SILENT_SECONDS
+            log.warning(
+                "new connections are turned away: %d are open, and the process may have %d files and connections "
+                "(`ulimit -n` raises that)",
+                len(self._door.connections),
+                most,
+            )
 
 
 def _leave_nodelay(value: bool) -> None:
@@ -187,6 +218,7 @@ class _Request(httputil.HTTPMessageDelegate):
         self.unpacker: Any = None
         self.waits_for = "a request"
         self.since = time.monotonic()
+        self.answered = False
 
     def idle(self, now: float) -> bool:
         """Whether the client has kept the server waiting for too long."""
@@ -198,6 +230,13 @@ class _Request(httputil.HTTPMessageDelegate):
         stream = self.connection.stream
         if stream is not None and not stream.closed():
             stream.close()
+
+    def close_when_answered(self) -> None:
+        """Closes the connection, after the answer if a call is being answered."""
+        if self.waits_for:
+            self.close()
+        else:
+            self.connection._disconnect_on_finish = True  # as in _write
 
     # --- coming in ------------------------------------------------------------------------------
 
@@ -288,7 +327,24 @@ class _Request(httputil.HTTPMessageDelegate):
             return
         task = asyncio.ensure_future(self._answer())
         self.door.calls.add(task)
-        task.add_done_callback(self.door.calls.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """Sees to it that no client waits for ever, whatever became of its call."""
+        self.door.calls.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("a call's answer failed: this is a mistake of the server's", exc_info=error)
+        if self.answered and error is None:
+            return
+        stream = self.connection.stream
+        if self.answered or stream is None or stream.closed() or self.door.dispatcher.ending:
+            self.close()
+            return
+        text = "The call was cancelled by code of a service." if error is None else "The server failed; see its log."
+        body = encode_fault(ServiceRaised.number, text)
+        self._write(200, {"Content-Type": "text/xml; charset=utf-8"}, body, close=True)
+        self.connection.finish()
 
     def on_connection_close(self) -> None:
         """The client went away; the call, if it runs, runs to its end."""
@@ -317,19 +373,26 @@ class _Request(httputil.HTTPMessageDelegate):
         headers = {"Content-Type": "text/xml; charset=utf-8", **_told(outcome)}
         origin = self.headers.get("Origin")
         if origin is not None:
-            headers |= _allowed(origin)
+            headers |= allowing(origin)
         if len(body) >= SMALLEST_PACKED:
             headers["Vary"] = "Origin, Accept-Encoding"
             if _takes_gzip(self.headers.get("Accept-Encoding", "")):
-                pack = partial(gzip.compress, body, 1, mtime=0)
-                body = pack() if len(body) < LARGE else await self.door.engines.aside.run(pack)
-                headers["Content-Encoding"] = "gzip"
+                body = await self._packed(body, headers)
         status = _status(outcome)
         if status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="clarens-lab"'
         self._write(status, headers, body, close=self.door.draining)
         if not self.connection.stream.closed():
             self.connection.finish()
+
+    async def _packed(self, body: bytes, headers: dict[str, str]) -> bytes:
+        pack = partial(gzip.compress, body, 1, mtime=0)
+        try:
+            packed: bytes = pack() if len(body) < LARGE else await self.door.engines.documents.run(pack)
+        except Overloaded:  # the call has been made: its answer goes out as it is
+            return body
+        headers["Content-Encoding"] = "gzip"
+        return packed
 
     async def _outcome(self, caller: Caller) -> Outcome:
         try:
@@ -351,10 +414,11 @@ class _Request(httputil.HTTPMessageDelegate):
         self.body.clear()
         if size < LARGE:
             return decode()
-        return await self.door.engines.aside.run(decode)  # type: ignore[no-any-return]  # as decode does
+        return await self.door.engines.documents.run(decode)  # type: ignore[no-any-return]  # as decode does
 
     def _write(self, status: int, headers: dict[str, str], body: bytes, *, close: bool) -> None:
         """Writes the answer in one piece; Tornado's own way of putting headers together takes longer than the call."""
+        self.answered = True
         if close:
             self.connection._disconnect_on_finish = True  # Tornado has no public word for it on the server's side
         if self.connection._disconnect_on_finish:
@@ -367,59 +431,6 @@ class _Request(httputil.HTTPMessageDelegate):
         self.connection.write(head.encode("latin-1") + (b"" if self.start_line.method == "HEAD" else body))
 
 
-class Page(web.RequestHandler):
-    """What is no call: a plain page for who looks with a browser, and the answer to a page's preflight."""
-
-    def initialize(self, door: Door) -> None:
-        """Takes the door that the request came through."""
-        self.door = door
-
-    def set_default_headers(self) -> None:
-        """Names the server, as on calls."""
-        self.set_header("Server", "clarens-lab")
-        self.set_header("X-Content-Type-Options", "nosniff")  # docstrings are shown as the text they are
-
-    def get(self) -> None:
-        """The published methods and how to call one, as text."""
-        if self.request.path not in CALL_PATHS:
-            self.set_status(404)
-            self._say(f"Nothing is at {self.request.path!r}; calls go to /clarens/ (POST, text/xml).")
-            return
-        catalogue = self.door.dispatcher.registry.current
-        url = f"{self.request.protocol}://{self.request.host}/clarens/"
-        lines = [f"clarens-lab: XML-RPC at {url}", ""]
-        for path in sorted(catalogue.methods):
-            if not path.startswith(f"{LAB}."):
-                generation, method = catalogue.methods[path]
-                lines.append(f"{generation.service}.{method.signature.text}")
-        stale = [service for service in catalogue.troubles if catalogue.is_stale(service)]
-        if stale:
-            lines += ["", f"stale (the newest version could not be loaded): {', '.join(sorted(stale))}"]
-        lines += ["", "From Python:", f"    xmlrpc.client.ServerProxy({url!r}).echo.echo('hello')"]
-        self._say("\n".join(lines))
-
-    head = get
-
-    def options(self) -> None:
-        """Lets a page of an allowed origin send a call."""
-        self.set_status(204)
-        self.set_header("Allow", "GET, HEAD, OPTIONS, POST")
-        origin = self.request.headers.get("Origin")
-        if origin is not None:
-            for name, value in _allowed(origin).items():
-                self.set_header(name, value)
-
-    def write_error(self, status_code: int, **_: Any) -> None:
-        """One sentence."""
-        if status_code == 405:
-            self.set_header("Allow", "GET, HEAD, OPTIONS, POST")
-        self._say(f"{status_code} {responses.get(status_code, '')}: a call is a POST of text/xml to /clarens/.")
-
-    def _say(self, text: str) -> None:
-        self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish(f"{text}\n")
-
-
 def _told(outcome: Outcome) -> dict[str, str]:
     headers = {}
     if outcome.generation is not None:
@@ -429,16 +440,6 @@ def _told(outcome: Outcome) -> dict[str, str]:
     if outcome.fault_id is not None:
         headers["X-Clarens-Fault"] = str(outcome.fault_id)
     return headers
-
-
-def _allowed(origin: str) -> dict[str, str]:
-    return {
-        "Access-Control-Allow-Origin": origin,
-        "Access-Control-Allow-Methods": "POST",
-        "Access-Control-Allow-Headers": "Content-Type, Authorization",
-        "Access-Control-Expose-Headers": "X-Clarens-Generation, X-Clarens-Stale, X-Clarens-Fault",
-        "Vary": "Origin",
-    }
 
 
 def _status(outcome: Outcome) -> int:

@@ -124,6 +124,8 @@ def uninstall() -> None:
 @contextmanager
 def captured(output: Output) -> Iterator[None]:
     """While the block runs, what this code prints goes to `output`."""
+    if not (isinstance(sys.stdout, CallStream) and isinstance(sys.stderr, CallStream)):
+        renew()  # code that ran before has put a stream of its own in the place of ours
     token = _output.set(output)
     try:
         yield

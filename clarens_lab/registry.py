@@ -1,7 +1,8 @@
 """The services being served now: one immutable catalogue, replaced as a whole.
 
-A call holds the generations that it runs on. A generation that was replaced is let go when its last call has
-ended; then its `on_unload` hooks run and nothing of ours refers to it any more.
+A call holds the generations that it runs on, and so does a thread that runs on when its call's time is over. A
+generation that was replaced is let go when the last of them has ended; then its `on_unload` hooks run and nothing
+of ours refers to it any more.
 """
 
 import threading
@@ -81,6 +82,7 @@ class Registry:
         self._current = Catalogue()
         self._numbers: Counter[str] = Counter()
         self._held: Counter[Generation] = Counter()
+        self._pinned: Counter[Generation] = Counter()
         self._retired: set[Generation] = set()
         self._lock = threading.Lock()
 
@@ -119,8 +121,8 @@ class Registry:
                 wrong.pop(service, None)
             gone = [old for old in self._current.services.values() if services.get(old.service) is not old]
             self._current = _catalogue(services, wrong)
-            ended = [old for old in gone if not self._held[old]]
-            self._retired.update(old for old in gone if self._held[old])
+            ended = [old for old in gone if not self._is_used(old)]
+            self._retired.update(old for old in gone if self._is_used(old))
         _unload(ended)
         return fresh
 
@@ -141,18 +143,31 @@ class Registry:
         try:
             yield catalogue
         finally:
-            self._let_go(held)
+            self._let_go(held, self._held)
 
-    def _let_go(self, held: list[Generation]) -> None:
+    @contextmanager
+    def pin(self, generation: Generation) -> Iterator[None]:
+        """Keeps a generation alive while the block runs: a body on a thread, which may outlast its call."""
+        with self._lock:
+            self._pinned[generation] += 1
+        try:
+            yield
+        finally:
+            self._let_go([generation], self._pinned)
+
+    def _is_used(self, generation: Generation) -> bool:
+        return generation in self._held or generation in self._pinned
+
+    def _let_go(self, generations: list[Generation], users: Counter[Generation]) -> None:
         ended = []
         with self._lock:
-            for generation in held:
-                self._held[generation] -= 1
-                if not self._held[generation]:
-                    del self._held[generation]
-                    if generation in self._retired:
-                        self._retired.remove(generation)
-                        ended.append(generation)
+            for generation in generations:
+                users[generation] -= 1
+                if not users[generation]:
+                    del users[generation]
+                if generation in self._retired and not self._is_used(generation):
+                    self._retired.remove(generation)
+                    ended.append(generation)
         _unload(ended)
 
     def in_flight(self) -> dict[str, int]:

@@ -24,7 +24,7 @@ from clarens_lab.registry import Generation, Registry
 from clarens_lab.report import Report, failed, loaded, unchanged
 from clarens_lab.service import Kept
 from clarens_lab.settings import Settings
-from clarens_lab.source import LoadError, Source, Unit, Unsettled
+from clarens_lab.source import LoadError, Source, Unit, Unsettled, is_file, is_folder, is_there
 from clarens_lab.watch import QUIET, Batch, Stamp, Watch, stamp
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class _File:
     path: Path
     services: frozenset[str] = frozenset()
     files: frozenset[Path] = frozenset()
+    targets: frozenset[Path] = frozenset()
+    """What those of them that are links lead to: a save may be told of these."""
     stamps: Mapping[Path, Stamp | None] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """The digest of what failed to load of these very files, by service: one save may be told more than once."""
@@ -78,7 +80,9 @@ class Reloader:
         self._files: dict[Path, _File] = {}
         self._owners: dict[str, Path | None] = {}
         self._removed: set[tuple[Path, str]] = set()
-        self._refused: set[Path] = set()
+        self._refused: dict[Path, str] = {}
+        self._lost: dict[str, Path] = {}
+        """The files that services came from which they hold no more, by service."""
         self._skipped: set[Path] = set()
         self._kept: dict[str, Kept] = defaultdict(Kept)
         self._waiting: dict[Path, float] = {}
@@ -116,6 +120,11 @@ class Reloader:
         """The paths that were named."""
         return list(self._named)
 
+    @property
+    def refused(self) -> dict[Path, str]:
+        """Why files are not served though they are there: somebody else has the name."""
+        return dict(self._refused)
+
     def reload(self, service: str, *, fresh: bool = False) -> Report:
         """Loads a service again, changed or not; `fresh` also forgets what `keep` made.
 
@@ -130,6 +139,10 @@ class Reloader:
         path = self._owners.get(service) or next((path for path, name in self._removed if name == service), None)
         if path is None:
             why = "there is nothing to load again"
+            if service in self._lost:
+                lost = self._lost[service]
+                gone = "has it no more" if is_there(lost) else "is not there any more"
+                raise LoadError(f"{service!r} came from {lost.name}, which {gone}: {why}")
             raise LoadError(f"{service!r} came neither from a file nor from a cell: {why}{self._meant(service)}")
         with self._looking:
             self._removed.discard((path, service))
@@ -191,9 +204,13 @@ class Reloader:
         folders: set[Path] = set()
         for path in [*self._named, *self._files]:
             folders.add(path.parent)
-            if path.is_dir():
+            if is_folder(path):
                 folders.update(loaders.folders_in(path))
-        return folders | {path.parent for file in list(self._files.values()) for path in file.files}
+        files = list(self._files.values())
+        folders |= {path.parent for file in files for path in file.files}
+        led_to = {path.parent for file in files for path in file.targets}
+        # A folder that is watched under two names is told of under one of them only.
+        return folders | (led_to - {folder.resolve() for folder in folders} if led_to else set())
 
     def _pump(self, watch: Watch) -> None:
         for batch in watch.batches():
@@ -211,9 +228,12 @@ class Reloader:
             if batch is None:
                 return
             try:
+                began = time.thread_time()
                 self._look(self._settled(batch))
                 if batch.paths or batch.rescan:
                     watch.renew()
+                if batch.rescan:
+                    watch.cost = time.thread_time() - began
             except Exception:
                 log.exception("a reload failed in the server itself; what was served is served on")
 
@@ -231,11 +251,13 @@ class Reloader:
         """The files to look at after a batch of changes; those that wait for another look among them."""
         touched = dict.fromkeys(self._waiting)
         known = dict(self._files)
+        above = {folder for changed in batch.paths for folder in changed.parents}
         strangers = batch.paths - {each for file in known.values() for each in file.files}
         for path, file in known.items():
-            inside = path.is_dir() and any(path in changed.parents for changed in batch.paths)
+            inside = path in above
             missed = batch.rescan and any(stamp(each) != before for each, before in file.stamps.items())
-            if inside or missed or batch.paths & file.files or self._finds_more(path, file, batch.rescan, strangers):
+            saved = batch.paths & (file.files | file.targets)
+            if inside or missed or saved or self._finds_more(path, file, batch.rescan, strangers):
                 touched[path] = None
         if batch.rescan or strangers:
             touched.update(dict.fromkeys(path for path in self._newcomers(strangers) if path not in known))
@@ -253,12 +275,12 @@ class Reloader:
     def _newcomers(self, strangers: frozenset[Path]) -> Iterable[Path]:
         for named in self._named:
             concerned = not strangers or named in strangers or any(named in path.parents for path in strangers)
-            if concerned and named.exists():
+            if concerned and stamp(named) is not None:
                 yield from self._discovered(named)
 
     def _discovered(self, path: Path) -> list[Path]:
         """The services under a named path: itself, or those in a folder."""
-        if not path.is_dir() or any((path / f"__init__{suffix}").exists() for suffix in loaders.SUFFIXES):
+        if not is_folder(path) or any(is_file(path / f"__init__{suffix}") for suffix in loaders.SUFFIXES):
             return [path]
         found = loaders.discover(path)
         fresh = [one.name for one in found.skipped if one not in self._skipped]
@@ -300,16 +322,17 @@ class Reloader:
         if _was_emptied(file) and self._still_waits(path):
             return
         self._waiting.pop(path, None)
-        self._refused.discard(path)
+        self._refused.pop(path, None)
         if path not in self._named and not loaders.shows_a_service(path):
             self._forget(path, f"{path.name} has no service any more", look)
             return
         files = frozenset(each for source in sources for each in source.files)
         names = frozenset(source.service for source in sources)
         stamps = {each: before[each] if each in before else stamp(each) for each in files}
-        self._files[path] = _File(path, names, files, stamps, file.failed if stamps == file.stamps else {})
+        failed = file.failed if stamps == file.stamps else {}
+        self._files[path] = _File(path, names, files, _targets(files), stamps, failed)
         for service in file.services - names:
-            self._withdraw(service, path, f"{path.name} has it no more", look)
+            self._lose(service, path, f"{path.name} has it no more", look)
         for source in sources:
             if (path, source.service) not in self._removed:
                 self._consider(path, source, look, again)
@@ -319,7 +342,7 @@ class Reloader:
         service = source.service
         refusal = self._refusal(service, path)
         if refusal:
-            self._refused.add(path)
+            self._refused[path] = "; ".join(filter(None, [self._refused.get(path), refusal]))
             error = f"{path.name}: {refusal}"
             look.reports.append(Report(service, "refused", str(path), self._serving(service), error=error))
             return
@@ -341,7 +364,7 @@ class Reloader:
         if service in RESERVED:
             return f"no service can be called {service!r}: that is the server's own; give it another name"
         owner = self._owners.get(service)
-        if owner is not None and path is not None and owner != path and owner.exists():  # else it was renamed
+        if owner is not None and path is not None and owner != path and is_there(owner):  # else it was renamed
             return (
                 f"the service {service!r} is served from {owner} already; give one of them another name, "
                 f"or free it with 'remove {service}'"
@@ -352,12 +375,12 @@ class Reloader:
         """Leaves a file that may be in the middle of being written for later, until its deadline."""
         if self._still_waits(path):
             return
-        if path.exists():
+        if is_there(path):
             waited = f"waited {self._settings.settle_limit:g} s for it to be written"
             self._fail(path, f"{error} ({waited}); save it again", look)
             return
         del self._waiting[path]
-        self._refused.discard(path)
+        self._refused.pop(path, None)
         self._forget(path, f"{path.name} is not there any more", look)
 
     def _still_waits(self, path: Path) -> bool:
@@ -368,16 +391,24 @@ class Reloader:
     def _forget(self, path: Path, why: str, look: _Look) -> None:
         file = self._files.pop(path, None)
         for service in file.services if file else ():
-            self._withdraw(service, path, why, look)
+            self._lose(service, path, why, look)
+
+    def _lose(self, service: str, path: Path, why: str, look: _Look) -> None:
+        """Withdraws a service that its file holds no more, and remembers where it came from."""
+        self._lost[service] = path
+        self._withdraw(service, path, why, look)
 
     def _fail(self, path: Path, error: str, look: _Look) -> None:
-        """Marks every service of a file that cannot be read."""
+        """Marks every service of a file that cannot be read; once, however often one save is told of."""
         self._waiting.pop(path, None)
         file = self._files.setdefault(path, _File(path, files=frozenset({path})))
-        file.stamps = {each: stamp(each) for each in file.files}
+        stamps = {each: stamp(each) for each in file.files}
+        same, file.stamps = stamps == file.stamps, stamps
+        file.targets = _targets(file.files)
         file.services = file.services or frozenset({loaders.identifier(path.stem)})
         for service in file.services:
-            if (path, service) in self._removed:
+            known = same and self.registry.current.troubles.get(service) == error
+            if (path, service) in self._removed or known:
                 continue
             if not self._refusal(service, path):
                 self._owners[service] = path
@@ -522,6 +553,11 @@ class Reloader:
             log.info("%s printed at load: %s", report.service, line)
         self._events.add({"event": "reload", "time": time.time(), **report.as_struct()})
         return report
+
+
+def _targets(files: Iterable[Path]) -> frozenset[Path]:
+    """What those files lead to that are links."""
+    return frozenset(Path(os.path.realpath(path)) for path in files if os.path.islink(path))  # noqa: PTH114  # raises nothing
 
 
 def _was_emptied(file: _File) -> bool:

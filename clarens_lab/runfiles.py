@@ -5,6 +5,7 @@ Mode 0600, never in the project. Written by rename, so that who finds one finds 
 
 import json
 import os
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -36,6 +37,17 @@ class Running:
     def is_at(self, url: str) -> bool:
         """Whether `url` is its address, however it is written: `localhost:8642` and the like."""
         return _place(url) == _place(self.url)
+
+    def listens_here(self) -> bool:
+        """Whether some program listens at its address, on this machine."""
+        host, port = _place(self.url)
+        if port is None or not (host.startswith("127.") or host == "::1"):
+            return False
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def serves(self, folder: Path) -> bool:
         """Whether it is a server of that folder's project, or serves something in the folder."""

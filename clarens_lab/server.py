@@ -87,6 +87,8 @@ class Server:
         self._thread: threading.Thread | None = None
         self._used = False
         self._signals = 0
+        self.run_files: list[Path] = []
+        """What tells others where it is; removed also when it is ended by force."""
 
     # --- what it is reached at ------------------------------------------------------------------
 
@@ -207,13 +209,27 @@ class Server:
             listener = Listener(self._door)  # who connected before has waited: nothing answers "no such method" yet
             listener.add_sockets(self._sockets)
             run_file = runfiles.write(replace(self.running, embedded=not signals))
+            self.run_files.append(run_file)
             ending.callback(run_file.unlink, missing_ok=True)
             log.info("serving %s", self.url)
             ready()
-            while not stopped.done():
-                await asyncio.wait({stopped}, timeout=SWEEP_SECONDS)
-                self._door.close_idle()
+            await self._until_stopped()
+            stopped.cancel()  # where code of a service has not done so already
             await self._drain(listener)
+
+    async def _until_stopped(self) -> None:
+        """Waits for `stop`, and for nothing else: a service that cancels all tasks cancels this one too."""
+        while not self._stopping.is_set():
+            try:
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._stopping.wait()
+            except TimeoutError:
+                self._door.close_idle()
+            except asyncio.CancelledError:
+                log.error("code of a service cancelled the server's own task; the server goes on")
+                task = asyncio.current_task()
+                if task is not None:
+                    task.uncancel()
 
     @property
     def running(self) -> runfiles.Running:
@@ -230,6 +246,7 @@ class Server:
         """
         self._signals += 1
         if self._signals > 1:
+            self._take_back_run_files()
             os._exit(1)
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
@@ -239,9 +256,12 @@ class Server:
 
     def _end_by_force(self) -> None:
         log.warning("stopped by force: code of a service did not end")
-        for path in runfiles.directory().glob(f"{os.getpid()}-*.json"):
-            path.unlink(missing_ok=True)
+        self._take_back_run_files()
         os._exit(0)
+
+    def _take_back_run_files(self) -> None:
+        for path in self.run_files:
+            runfiles.take_back(path)
 
     async def _drain(self, listener: Listener) -> None:
         """Takes no new connections, lets the calls in flight end within the limit, closes the rest."""
@@ -258,6 +278,7 @@ class Server:
         await _ended(calls, self.settings.drain_limit)
         if calls:
             log.warning("stopped with %d calls unfinished", len(calls))
+            self.dispatcher.ending = True
             for task in calls:
                 task.cancel()
             await _ended(calls, GRACE_SECONDS / 2)
@@ -324,21 +345,27 @@ async def _ended(calls: set[asyncio.Task[None]], limit: float) -> None:
 def _run_to_the_end(main: Coroutine[Any, Any, None], signals: bool) -> None:
     """As `asyncio.run`, but for what code of services may do to it.
 
-    A task of a service that raises SystemExit does not end it; one that refuses to be cancelled, or a thread of the
-    loop's default executor that is stuck, does not keep it from ending.
+    A task of a service that raises SystemExit or stops the loop does not end it; one that refuses to be cancelled, or
+    a thread of the loop's default executor that is stuck, does not keep it from ending.
     """
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         task = loop.create_task(main)
+        task.add_done_callback(lambda _: loop.stop())
         while not task.done():
             try:
-                loop.run_until_complete(asyncio.wait({task}))
+                loop.run_forever()
+                if not task.done():
+                    log.error("code of a service stopped the event loop; the server goes on")
             except (SystemExit, KeyboardInterrupt) as error:
                 if not (signals or threading.current_thread() is not threading.main_thread()):
                     raise  # the user's own Ctrl-C
                 log.error("a task that a service started raised %s; the server goes on", type(error).__name__)
-        task.result()
+        if task.cancelled():
+            log.error("code of a service cancelled the server's own task while it was starting or stopping")
+        else:
+            task.result()
     finally:
         _cancel_what_is_left(loop)
         asyncio.set_event_loop(None)

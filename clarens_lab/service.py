@@ -173,11 +173,12 @@ class Kept:
 
     def __init__(self) -> None:
         self._things: dict[str, Any] = {}
-        self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
+        """One for each name: what is slow to make holds up those who want it, and nobody else."""
 
     def keep(self, name: str, make: Callable[[], T]) -> T:
         """The object kept as `name`, made by `make` the first time."""
-        with self._lock:
+        with self._locks.setdefault(name, threading.RLock()):
             if name not in self._things:
                 self._things[name] = make()
             kept: T = self._things[name]

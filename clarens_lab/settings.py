@@ -7,6 +7,7 @@ A value on the command line wins over `CLARENS_NAME` in the environment, that ov
 import dataclasses
 import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,6 +65,12 @@ class Settings:
                 raise SettingsError(f"{name} = {value!r}: it takes {', '.join(choices)}.")
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port = {self.port}: it takes a number from 0 to 65535.")
+        for origin in map(str.strip, self.allowed_origins.split(",")):
+            if origin and not ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"allowed_origins: {origin!r} is no origin: one is written scheme://host or scheme://host:port, "
+                    "in small letters and with no path, such as https://notebooks.example.org."
+                )
         for name in TABLE:
             value, least = getattr(self, name), LEAST.get(name, 0)
             if type(value) in (int, float) and not least <= value < math.inf:  # also for nan
@@ -80,6 +87,8 @@ class Settings:
         return self.loopback if self.debug == "auto" else self.debug == "on"
 
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+"""An origin as browsers send it; anything else would never match what they send."""
 CHOICES = {"debug": ("auto", "on", "off"), "watch": ("auto", "poll"), "log_format": ("text", "json")}
 LEAST = {
     "load_limit": 0.01,

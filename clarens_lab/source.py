@@ -5,6 +5,7 @@ A unit is a notebook cell or a module file. Positions are written the same way e
 """
 
 import hashlib
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -75,6 +76,8 @@ class Source:
     tests: tuple[Unit, ...] = ()
     notes: tuple[str, ...] = ()
     """What its author should know: lines that were blanked, cells that were left out."""
+    mistakes: tuple[str, ...] = ()
+    """The notes on cells that look as if they were meant for a service, and are part of none."""
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     """Names that source outside of the service defines, and where: for the hint about a missing name."""
     root: Path | None = None
@@ -107,3 +110,31 @@ class Source:
         yield from self.units
         for module in self.modules.values():
             yield from module.units
+
+
+# --- what stands in a place, which may be one that we may not look into -------------------------
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, and may be seen."""
+    return stat.S_ISDIR(_mode(path) or 0)
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there, and may be seen."""
+    return stat.S_ISREG(_mode(path) or 0)
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything is there; what may not be seen counts as there."""
+    return _mode(path) is not None
+
+
+def _mode(path: Path) -> int | None:
+    """The kind of what is there, 0 if it may not be seen, None if nothing is there."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):  # ValueError: a name that no file can have
+        return 0

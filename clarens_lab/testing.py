@@ -3,6 +3,8 @@
 Calls go through the signature and the codec, so that what passes here passes over the wire.
 """
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -17,9 +19,10 @@ from clarens_lab.faults import ServiceRaised, UnknownMethod
 from clarens_lab.output import Output, captured
 from clarens_lab.registry import Generation
 from clarens_lab.service import Call, Caller, Kept, Method, completed, running
-from clarens_lab.source import LoadError, Unit
+from clarens_lab.source import LoadError, Source, Unit
 
 OUTPUT_LIMIT = 256 * 1024
+UNLOAD_SECONDS = 5.0
 
 
 def load(path: str | Path, service: str = "") -> "LocalService":
@@ -28,14 +31,18 @@ def load(path: str | Path, service: str = "") -> "LocalService":
         pi = load("picalc.ipynb")
         assert pi.digits(5) == "3.1416"
 
-    Of a notebook with several services, `service` says which. Raises LoadError if it does not load.
+    Of a notebook with several services, `service` says which. Raises FileNotFoundError if there is no such file, and
+    LoadError if it does not load.
     """
-    sources = {source.service: source for source in loaders.read(Path(path))}
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.absolute()))
+    sources = {source.service: source for source in loaders.read(path)}
     if not service and len(sources) > 1:
-        raise LoadError(f"{Path(path).name} holds the services {', '.join(sources)}: say which, as load(path, service)")
+        raise LoadError(f"{path.name} holds the services {', '.join(sources)}: say which, as load(path, service)")
     wanted = service or next(iter(sources))
     if wanted not in sources:
-        raise LoadError(f"{Path(path).name} holds no service {service!r}; it holds {', '.join(sources)}")
+        raise LoadError(f"{path.name} holds no service {service!r}; it holds {', '.join(sources)}")
     return LocalService(loaders.build(sources[wanted], Kept()))
 
 
@@ -129,15 +136,51 @@ class Result:
         return asdict(self)
 
 
-def run_tests_in(path: Path) -> list[Result]:
+def run_tests_in(path: Path, tell: Callable[[str], object] = lambda note: None) -> list[Result]:
     """Runs the test cells of a notebook, file, package, or of the services in a folder, with no server.
 
-    Raises LoadError if a service does not load.
+    A service that does not load counts as a test that failed. What its author should know of the source, as a save
+    would log it, goes to `tell`, one sentence at a time.
     """
     is_folder = path.is_dir() and not any((path / f"__init__{suffix}").exists() for suffix in loaders.SUFFIXES)
     files = loaders.discover(path).services if is_folder else (path,)
-    sources = [source for file in files for source in loaders.read(file)]
-    return [result for source in sources for result in run_tests(loaders.build(source, Kept()), source.tests)]
+    output.install()  # what the code prints belongs to its result
+    try:
+        told: dict[str, None] = {}  # of a notebook's several services each says what concerns the notebook
+        results = [result for file in files for result in _tests_in(file, told)]
+    finally:
+        output.uninstall()
+    for note in told:
+        tell(note)
+    return results
+
+
+def _tests_in(file: Path, told: dict[str, None]) -> list[Result]:
+    try:
+        sources = loaders.read(file)
+    except LoadError as error:
+        return [_not_loaded(loaders.identifier(file.stem), file, error)]
+    return [result for source in sources for result in _tests_of(source, file, told)]
+
+
+def _tests_of(source: Source, file: Path, told: dict[str, None]) -> list[Result]:
+    printed = Output(OUTPUT_LIMIT)
+    try:
+        with captured(printed):
+            generation = loaders.build(source, Kept())
+    except LoadError as error:
+        told.update(dict.fromkeys(source.notes))
+        return [_not_loaded(source.service, file, error, printed.text())]
+    told.update(dict.fromkeys(generation.notes))
+    try:
+        return run_tests(generation, source.tests)
+    finally:
+        if (ending := generation.unload()) is not None:
+            ending.join(UNLOAD_SECONDS)
+
+
+def _not_loaded(service: str, file: Path, error: LoadError, printed: str = "") -> Result:
+    return Result(service, f"load {file.name}", False, str(error), output=printed)
 
 
 def run_tests(generation: Generation, tests: Iterable[Unit]) -> list[Result]:

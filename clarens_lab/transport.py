@@ -261,7 +261,11 @@ class Session:
         self._closed = False
 
     async def post(self, body: bytes) -> Any:
-        """The value or the Fault answered to one request, which is sent once: aiohttp repeats no POST."""
+        """The value or the Fault answered to one request, which is sent once: aiohttp repeats no POST.
+
+        A server that refuses a large call, and hangs up before it has read all of it, may not be heard: once sending
+        fails, asyncio gives up the connection with what had come in on it. That is TransportFailed either way.
+        """
         import asyncio
 
         session = self._current()

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,17 @@ class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong, and what may have been meant."""
 
     known: tuple[str, ...] = ()
+    given: Sequence[str] = ()
+    """The words that are being parsed."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> Any:
+        if self.known and self.given and self.given[0].startswith("-"):  # of the root, which takes none but its own
+            option = self.given[0]
+            self.refuse(f"{self.prog}: options go after the verb: {self.prog} VERB {option}; VERB --help lists them")
         words = message.split("'")
         hint = ""
         if message.startswith("argument VERB: invalid choice"):
@@ -100,12 +110,14 @@ def _add_service(verb: argparse.ArgumentParser, door: str) -> None:
 
 
 def _add_methods(verb: argparse.ArgumentParser, door: str) -> None:
-    verb.add_argument("service", nargs="?", help="only this service's")
+    one = " (or this method)" if door == TERMINAL else ""
+    verb.add_argument("service", nargs="?", help=f"only this service's{one}")
     _server_options(verb, door)
 
 
 def _add_method(verb: argparse.ArgumentParser, door: str) -> None:
-    verb.add_argument("method", help="as service.method")
+    all_of_it = "; a service's name lists its methods" if door == TERMINAL else ""
+    verb.add_argument("method", help=f"as service.method{all_of_it}")
     _server_options(verb, door)
 
 

@@ -16,19 +16,25 @@ from typing import NamedTuple
 from watchfiles import Change
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError  # documented for direct use
 
+from clarens_lab.source import is_folder
+
 # watchfiles.watch() does not say when its watch has been made, and so from when on nothing is missed.
 
 log = logging.getLogger(__name__)
 
-STEP = 10
-DEBOUNCE = 30
-"""Milliseconds: a save in two parts was seen whole after 16 ms; the library's defaults take 100."""
+STEP = 20
+DEBOUNCE = 60
+"""Milliseconds without a change that end a look, and the longest look: a save in two parts was seen whole after 16 ms,
+the next file of a `git switch` on a busy machine within 20; the library's defaults take 50 and 1600."""
 QUIET = 50
 """Milliseconds without a change that end a burst of several files, so that a `git switch` is one batch."""
 LONGEST_BURST = 2.0
 LOOK_AGAIN = 2.0
 """Seconds after which known files are looked at whatever was seen: an event may have been lost."""
 POLL = 0.2
+SPARE = {"events": 50, "polling": 10}
+"""A look at everything comes no sooner than this many times what the last one took of the processor: polling is all
+that tells of a save, so it may take more."""
 SUFFIXES = (".ipynb", ".py")
 
 
@@ -50,6 +56,10 @@ def stamp(path: Path) -> Stamp | None:
     return Stamp(stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
 
 
+def _may_read(folder: Path) -> bool:
+    return os.access(folder, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Paths that changed together; `rescan` if others may have changed unseen."""
@@ -67,6 +77,8 @@ class Watch:
         self._again = threading.Event()
         self._watched: frozenset[Path] = frozenset()
         self.polling = poll
+        self.cost = 0.0
+        """Seconds that the last look at everything took of the processor, as told by who looks."""
 
     def stop(self) -> None:
         """Ends `batches`, from any thread."""
@@ -84,8 +96,8 @@ class Watch:
             self._again.clear()
             if self._stop.is_set():
                 return
-            self._watched = self._there()
             try:
+                self._watched = self._there()
                 yield from self._polled() if self.polling else self._seen()
             except FileNotFoundError:  # a folder went away: it is left out next time
                 self._again.wait(POLL)
@@ -95,11 +107,11 @@ class Watch:
 
     def _there(self) -> frozenset[Path]:
         """The folders that can be watched. One that cannot be read would end the watch of all."""
-        return frozenset(folder for folder in self._folders() if folder.is_dir() and os.access(folder, os.R_OK))
+        return frozenset(folder for folder in self._folders() if is_folder(folder) and _may_read(folder))
 
     def _polled(self) -> Iterator[Batch]:
         yield Batch(frozenset(), rescan=True)
-        while not self._again.wait(POLL):
+        while not self._again.wait(max(POLL, self.cost * SPARE["polling"])):
             yield Batch(frozenset(), rescan=True)
 
     def _seen(self) -> Iterator[Batch]:
@@ -108,12 +120,13 @@ class Watch:
             return
         with RustNotify([str(folder) for folder in self._watched], False, False, 0, False, False) as notify:
             yield Batch(frozenset(), rescan=True)
-            due = time.monotonic() + LOOK_AGAIN
+            looked = time.monotonic()
             while not self._again.is_set():
-                paths = self._burst(notify, due)
-                rescan = time.monotonic() >= due
+                paths = self._burst(notify, looked + max(LOOK_AGAIN, self.cost * SPARE["events"]))
+                now = time.monotonic()
+                rescan = now >= looked + max(LOOK_AGAIN, self.cost * SPARE["events"])
                 if rescan:
-                    due = time.monotonic() + LOOK_AGAIN
+                    looked = now
                 if paths or rescan:
                     yield Batch(paths, rescan)
 
@@ -147,4 +160,4 @@ class Watch:
             return True
         if change is Change.deleted:
             return Path(path) in self._watched
-        return change is Change.added and Path(path).is_dir()
+        return change is Change.added and is_folder(Path(path))

@@ -154,7 +154,7 @@ def test_a_multicall_answers_each_call_in_its_slot(stranger: Client) -> None:
     ],
 )
 def test_a_malformed_entry_is_a_fault_in_its_slot(stranger: Client, wrong: Any, code: int, text: str) -> None:
-    """What is no call inside a multicall fails alone; a multicall in a multicall is not run."""
+    """5.5.49: what is no call inside a multicall fails alone; a multicall in a multicall is not run."""
     before, slot, after = stranger.system.multicall([entry("echo.echo", 1), wrong, entry("echo.echo", 2)])
     assert (before, after) == ([[1]], [[2]])
     assert slot["faultCode"] == code
@@ -188,7 +188,7 @@ def test_a_multicall_runs_on_what_was_served_when_it_began(served: Serve, tmp_pa
 
 
 def test_a_multicall_of_many_entries_is_done_and_holds_up_nobody(server: Server, stranger: Client) -> None:
-    """Twenty thousand calls in one document are all answered, other callers meanwhile too."""
+    """5.5.49: twenty thousand calls in one document are all answered, other callers meanwhile too."""
     body = encode_call("system.multicall", [[entry("echo.echo", 1)] * 20_000])
     longest = 0.0
     with Wire(server.port) as wire:

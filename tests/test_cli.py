@@ -364,7 +364,8 @@ def test_without_the_token_a_server_is_asked_as_a_stranger(shared: Terminal, tmp
     assert stranger.run("help", "hello.greet", *at).out.startswith("hello.greet(name: str")
     ended = stranger.run("services", *at)
     assert ended.status == 1
-    assert "lab.services needs the lab token" in ended.err
+    assert f"the token of {server.url} is not known: no run file of yours tells it." in ended.err
+    assert "so try again then; of another's, give --token or CLARENS_TOKEN\n" in ended.err
     assert stranger.run("services", *at, "--token", server.token).status == 0
     assert stranger.run("services", *at, "--token", "wrong").status == 1
     stranger.environment["CLARENS_TOKEN"] = server.token
@@ -372,6 +373,26 @@ def test_without_the_token_a_server_is_asked_as_a_stranger(shared: Terminal, tmp
     ended = stranger.run("stop", *at)
     assert ended.status == 1
     assert "is not a server of yours on this machine; stop it where it was started" in ended.err
+
+
+def test_a_server_that_still_loads_is_waited_for(terminal: Terminal) -> None:
+    """A verb that needs the token of a server which is still loading waits for its run file, and does its work."""
+    (terminal.folder / "slow.py").write_text(
+        "import time\nfrom pathlib import Path\nfrom clarens_lab import method\n"
+        "while not Path('go').exists(): time.sleep(0.01)\n@method\ndef f(): pass\n"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    server = terminal.start("serve", "slow.py", "--port", str(port), **quiet)
+    try:
+        until(runfiles.Running(f"http://127.0.0.1:{port}/clarens/", "", 0, ()).listens_here)
+        asking = terminal.start("services", "--url", f"localhost:{port}", **quiet)
+        (terminal.folder / "go").touch()
+        assert asking.communicate(timeout=PATIENCE)[0].startswith("slow  generation 1")
+    finally:
+        server.terminate()
+        server.communicate(timeout=PATIENCE)
 
 
 # --- servers, services, methods, help ----------------------------------------------------------
@@ -431,6 +452,16 @@ def test_methods_lists_signatures_ones_own_first(shared: Terminal) -> None:
     }
     assert shared.run("methods", "helo").err == "clarens-lab: no service 'helo'; did you mean 'hello'?\n"
     assert shared.run("methods", "zzz").err == "clarens-lab: no service 'zzz'; there are echo, hello, lab, system\n"
+
+
+def test_methods_and_help_take_a_service_or_a_method(shared: Terminal) -> None:
+    """`methods` with a method's name shows that one; `help` with a service's name lists its methods."""
+    assert shared.run("methods", "hello.greet").out == "hello.greet(name: str, times: int = 1) -> str\n"
+    assert shared.run("methods", "hello.gret").err == (
+        "clarens-lab: no method 'hello.gret'; did you mean 'hello.greet'?\n"
+    )
+    assert shared.run("help", "hello").out == shared.run("methods", "hello").out
+    assert shared.run("help", "helo").err == "clarens-lab: no service 'helo'; did you mean 'hello'?\n"
 
 
 def test_help_shows_signature_and_documentation(shared: Terminal) -> None:
@@ -508,6 +539,19 @@ def test_what_cannot_be_called_is_refused_with_how_to_write_it(shared: Terminal,
     assert ended.err.endswith("write service.method(1, 'x') with literal values\n")
 
 
+def test_a_call_that_stale_code_answers_says_so_on_stderr(terminal: Terminal) -> None:
+    """The answer of a stale service comes with one line on stderr: which generation answers, and why."""
+    terminal.serve("hello.ipynb")
+    save_as_jupyter(terminal.folder / "hello.ipynb", HELLO.replace("def refuse():", "def refuse(:"))
+    until(lambda: "stale" in terminal.run("services").out)
+
+    ended = terminal.run("call", "hello.give", "1", "--json")
+
+    assert (ended.status, ended.json) == (0, [1])
+    assert ended.err.startswith("clarens-lab: hello is stale, generation 1 answers: hello.ipynb cell 1, line ")
+    assert ended.err.count("\n") == 1
+
+
 def test_a_call_that_is_interrupted_ends_quietly(terminal: Terminal) -> None:
     """Ctrl-C during a long call ends the command with status 130 and no traceback; the server serves on."""
     slow = "%%clarens service slow\nimport time\nfrom clarens_lab import method\n@method\ndef f():\n    time.sleep(3)"
@@ -568,13 +612,28 @@ def test_test_goes_on_after_a_file_that_cannot_be_loaded(terminal: Terminal) -> 
     assert ended.out.endswith("1 passed, 1 failed\n")
 
 
-def test_test_without_tests_says_what_one_is(terminal: Terminal) -> None:
-    """Where there is no test cell, `test` says how one begins."""
+def test_test_fails_where_there_is_no_test_and_says_what_one_is(terminal: Terminal) -> None:
+    """Where no test cell was found, `test` names where it looked and how one begins; the status is 1."""
     write_notebook(terminal.folder / "hello.ipynb", HELLO)
 
     ended = terminal.run("test", "hello.ipynb")
 
-    assert (ended.status, ended.out) == (0, "no test cells: a cell that begins with '%%clarens test' is one\n")
+    assert (ended.status, ended.out) == (1, "")
+    assert ended.err == ("clarens-lab: no test cell was found in hello.ipynb: one begins with '%%clarens test NAME'\n")
+    terminal.serve("hello.ipynb")
+    assert terminal.run("test", "hello").err == ended.err.replace("hello.ipynb", "hello")
+    assert "no test cell was found of any service" in terminal.run("test").err
+
+
+def test_test_tells_what_is_odd_about_the_source(terminal: Terminal) -> None:
+    """Notes on the source, such as a test that a comment above its first line hides, go to stderr."""
+    write_notebook(terminal.folder / "hello.ipynb", HELLO, TEST, f"# more\n{TEST}")
+
+    ended = terminal.run("test", "hello.ipynb", "--json")
+
+    assert (ended.status, len(ended.json)) == (0, 1)
+    assert ended.err.startswith("clarens-lab: note: hello.ipynb cell 3")
+    assert ended.err.count("\n") == 1
 
 
 def test_remove_and_reload(terminal: Terminal) -> None:
@@ -808,6 +867,8 @@ def test_config_does_not_touch_a_file_that_is_no_toml(terminal: Terminal) -> Non
         (["serve", "--log-format", "xml"], "clarens-lab serve: argument --log-format: invalid choice: 'xml'"),
         (["serve", "--port", "x"], "clarens-lab serve: argument --port: invalid int value: 'x'"),
         (["services", "--nope"], "clarens-lab: unrecognized arguments: --nope"),
+        (["--url", "http://x", "services"], "clarens-lab: options go after the verb: clarens-lab VERB --url; "),
+        (["--json", "services"], "clarens-lab: options go after the verb: clarens-lab VERB --json; "),
     ],
 )
 def test_a_line_that_is_not_understood_ends_with_2_and_what_was_meant(

@@ -100,7 +100,7 @@ def refusal(value: object) -> faults.CannotEncode:
 )
 def test_every_way_of_writing_a_value_is_read(inside: str, value: object) -> None:
     """
-    Types, prefixes, untyped values, comments, CDATA sections and blanks are read as the rules say.
+    5.5.48: types, prefixes, untyped values, comments, CDATA sections and blanks are read as the rules say.
     """
     result = read(inside)
 
@@ -110,7 +110,7 @@ def test_every_way_of_writing_a_value_is_read(inside: str, value: object) -> Non
 
 def test_nfc_and_nfd_text_stay_what_they_are() -> None:
     """
-    Text is never normalised.
+    5.5.48: text is never normalised.
     """
     assert returned(["\u00e9", "e\u0301"]) == ["\u00e9", "e\u0301"]
 
@@ -118,7 +118,7 @@ def test_nfc_and_nfd_text_stay_what_they_are() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "utf-16", "utf-8-sig"])
 def test_the_documented_encodings_are_read(encoding: str) -> None:
     """
-    UTF-8, ISO 8859-1 and UTF-16 with its mark are read, said by the mark, the declaration or the transport.
+    5.5.50: UTF-8, ISO 8859-1 and UTF-16 with its mark are read, said by the mark, the declaration or the transport.
     """
     name = encoding.removesuffix("-sig")
     document = (
@@ -132,7 +132,7 @@ def test_the_documented_encodings_are_read(encoding: str) -> None:
 
 def test_the_transport_s_charset_overrides_the_document_s() -> None:
     """
-    What the header says of the encoding is believed before the declaration; an unknown one is refused.
+    5.5.50: what the header says of the encoding is believed before the declaration; an unknown one is refused.
     """
     document = b'<?xml version="1.0" encoding="koi8-r"?>' + codec.encode_call("m", ["\xe9"]).partition(b"?>")[2]
 
@@ -275,7 +275,7 @@ Pair = collections.namedtuple("Pair", "a b")  # noqa: PYI024, RUF100
 )
 def test_what_has_a_plain_counterpart_is_written_as_that(value: object, back: object) -> None:
     """
-    Sequences, mappings, dataclasses, enums, numpy's numbers and arrays arrive as plain values.
+    5.5.48: sequences, mappings, dataclasses, enums, numpy's numbers and arrays arrive as plain values.
     """
     result = returned(value)
 
@@ -323,7 +323,7 @@ def generator() -> Iterator[int]:
 )
 def test_what_the_wire_cannot_carry_is_refused_with_the_way_out(value: object, way: str) -> None:
     """
-    Such a value is refused with its path and what to return in its place.
+    5.5.48: such a value is refused with its path and what to return in its place.
     """
     assert way in str(refusal(value))
     assert refusal(value).path == "result"

@@ -134,7 +134,7 @@ BAD: dict[str, tuple[int, bytes]] = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_document_is_refused_with_its_number_and_place(name: str) -> None:
     """
-    What is not XML, or not XML-RPC, gets the number of its kind and says line and column.
+    5.5.49: what is not XML, or not XML-RPC, gets the number of its kind and says line and column.
     """
     number, document = BAD[name]
 
@@ -169,7 +169,7 @@ BIG: dict[str, bytes] = {
 @pytest.mark.parametrize("name", BIG)
 def test_a_large_attack_costs_little_time_and_memory(name: str) -> None:
     """
-    Attacks of megabytes are refused within a second, in memory of a few times their size at most.
+    5.5.49: attacks of megabytes are refused within a second, in memory of a few times their size at most.
     """
     document = BIG[name]
     began = time.process_time()
@@ -205,7 +205,7 @@ SMALL: dict[str, bytes] = {
 @pytest.mark.parametrize("name", SMALL)
 def test_a_document_under_10_kb_never_takes_more_than_5_ms(name: str) -> None:
     """
-    However it is made, a document under 10 kB is read or refused within 5 ms.
+    5.5.49: however it is made, a document under 10 kB is read or refused within 5 ms.
     """
     document = SMALL[name]
     assert len(document) < 10_000

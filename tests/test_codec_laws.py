@@ -77,7 +77,7 @@ def test_tuples_and_sets_come_back_as_lists(value: object) -> None:
 @given(st.lists(st.floats(), max_size=20))
 def test_nan_comes_back_as_nan(numbers: list[float]) -> None:
     """
-    Every double survives, NaN and the infinities too.
+    5.5.48: every double survives, NaN and the infinities too.
     """
     back = codec.decode_response(codec.encode_response(numbers))
 
@@ -106,7 +106,7 @@ def test_a_fraction_of_a_second_is_refused_with_its_path(moment: datetime, befor
 @given(whole_seconds.filter(lambda moment: 2 < moment.year < 9998), st.integers(-1439, 1439))
 def test_an_aware_datetime_is_written_as_utc(moment: datetime, minutes: int) -> None:
     """
-    An aware datetime arrives as the same moment in UTC, naive as all datetimes of XML-RPC.
+    5.5.48: an aware datetime arrives as the same moment in UTC, naive as all datetimes of XML-RPC.
     """
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
 

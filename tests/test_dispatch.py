@@ -1,7 +1,10 @@
 """One call, end to end: what a service does wrong is a fault that says so, and the server goes on as before."""
 
+import gc
 import re
+import sys
 import threading
+import weakref
 import xmlrpc.client
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,13 +13,14 @@ from typing import Any
 import pytest
 from serving import Answer, Logged, Serve, Wire, call, fault_of, post, until, write_notebook
 
+from clarens_lab.client import Client
 from clarens_lab.codec import encode_call
 from clarens_lab.server import Server
 
 SOURCE = """
-import asyncio, decimal, sqlite3, sys, threading, time
+import asyncio, decimal, io, sqlite3, sys, threading, time
 from xmlrpc.client import Fault as StdFault
-from clarens_lab import Fault, current_call, method
+from clarens_lab import Fault, current_call, keep, method, on_unload
 
 GATE = threading.Event()
 
@@ -150,6 +154,34 @@ async def background(what: str) -> str:
     async def fail():
         raise RAISED[what]()
     await asyncio.create_task(fail())
+
+@method
+async def cancels(what: str) -> str:
+    for task in asyncio.all_tasks() if what == "all" else [asyncio.current_task()]:
+        task.cancel()
+    if what != "itself, and returns":
+        await asyncio.sleep(60)
+    return "done"
+
+@method
+async def stops_the_loop() -> None:
+    asyncio.get_running_loop().stop()
+
+@method(timeout=0.05)
+def late() -> None:
+    GATE.wait(20)
+
+UNLOADED = keep("unloaded", list)
+TASKS = keep("tasks", list)
+on_unload(lambda: UNLOADED.append(1))
+
+@method
+async def starts_a_task() -> None:
+    TASKS.append(asyncio.create_task(asyncio.sleep(3600)))
+
+@method
+def replaces_stdout() -> None:
+    sys.stdout = sys.stderr = io.StringIO()
 
 @method
 def whoami() -> list:
@@ -544,3 +576,80 @@ def test_many_calls_at_once_each_get_their_own_answer(server: Server) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(caller, range(8)))
     assert threading.active_count() < 100
+
+
+# --- what a service does to the server ------------------------------------------------------------
+
+
+def test_a_call_that_cancels_itself_is_answered(server: Server) -> None:
+    """A method that cancels its own task gets a fault, and the connection serves on."""
+    with Wire(server.port) as wire:
+        fault = fault_of(wire.ask(call("t.cancels", "itself")))
+        assert (fault.code, fault.text.partition(" [")[0]) == (-32500, "t.cancels was cancelled by its own code.")
+        assert wire.ask(call("t.add", 1)).value == 2
+
+
+def test_a_call_that_cancels_all_tasks_does_not_stop_the_server(server: Server, logged: Logged) -> None:
+    """A method that cancels every task there is: each call is answered with a fault, and the server goes on."""
+    with Wire(server.port) as idle, Wire(server.port) as other, Wire(server.port) as wire:
+        assert idle.ask(call("t.add", 1)).value == 2
+        other.send(call("t.forever"))
+        until(lambda: server.registry.in_flight())
+        assert [fault_of(one).code for one in (wire.ask(call("t.cancels", "all")), other.answer())] == [-32500] * 2
+        assert all(one.closed() for one in (idle, other, wire))
+    logged.claim("code of a service cancelled the server's own task; the server goes on")
+    still_serves(server)
+
+
+def test_a_call_that_returns_after_it_cancelled_itself_is_answered(server: Server) -> None:
+    """The value of a method counts, and the connection serves on, though its task was to be cancelled."""
+    with Wire(server.port) as wire:
+        assert wire.ask(call("t.cancels", "itself, and returns")).value == "done"
+        assert wire.ask(call("t.add", 1)).value == 2
+
+
+def test_a_service_that_stops_the_event_loop_does_not_stop_the_server(server: Server, logged: Logged) -> None:
+    """`loop.stop()` is logged as what a service did, and the server goes on."""
+    assert ask(server, "t.stops_the_loop").value is None
+    logged.claim("code of a service stopped the event loop; the server goes on")
+    still_serves(server)
+
+
+def test_a_thread_that_outlasts_its_call_keeps_its_generation(server: Server) -> None:
+    """`on_unload` of a generation that was replaced waits for a body that runs on after its call's time limit."""
+    old: Any = server.registry.current.services["t"]
+    assert fault_of(ask(server, "t.late")).code == -32400
+    server.reloader.reload("t")
+    assert server.registry.current.services["t"].number == 2
+    assert old.namespace["UNLOADED"] == []
+    old.namespace["GATE"].set()
+    until(lambda: old.namespace["UNLOADED"] == [1])
+
+
+def test_a_task_of_a_service_does_not_keep_old_generations(server: Server) -> None:
+    """A task that a method started and that runs on keeps none of what was served then, once it is replaced."""
+    assert ask(server, "t.starts_a_task").value is None
+    old = weakref.ref(server.registry.current.services["t"])
+    server.reloader.reload("t")
+    until(lambda: (gc.collect(), old() is None)[1])
+
+
+def test_output_is_captured_after_a_service_replaced_the_streams(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that puts a stream of its own in the place of sys.stdout costs later calls nothing."""
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # and puts them back at the end
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    ask(server, "t.replaces_stdout")
+    with Wire(server.port) as wire:
+        wire.ask(call("t.say", "hello"))
+    calls = [event for event in server.events.since(0)["items"] if event["event"] == "call"]
+    assert calls[-1]["output"] == "hello\nhello\n"
+
+
+def test_the_access_line_tells_who_showed_the_token(server: Server) -> None:
+    """Calls with the lab token are told from those of strangers."""
+    with Client(server.url, token=server.token) as client:
+        client.t.add(1)
+    lines = [line["text"] for line in server.log.since(0)["items"] if line["name"] == "clarens_lab.access"]
+    assert re.fullmatch(r"t\.add 127\.0\.0\.1 \(lab\) t=1 \d+\.\d ms ok", lines[-1])

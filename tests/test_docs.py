@@ -4,10 +4,12 @@ A page is one session, run from top to bottom in a temporary project. The word a
 
 - ```` ```python hello.ipynb ```` is a cell of that notebook, saved as Jupyter saves; `hello.ipynb 2` is cell 2 anew;
 - ```` ```python geometry.py ````, ```` ```toml clarens.toml ```` and the like are that file;
+- ```` ```python In ```` is a cell of the page's notebook, run in a real kernel; `In 2` is the second one anew, and
+  `In fails` must fail; ```` ```text Out ```` after it is what it shows;
 - ```` ```python ```` runs; where it begins with `>>>`, what is shown must come out;
 - ```` ```console ```` has commands after `$ ` and what they print, `...` for what differs from run to run;
 - ```` ```sh ```` is for the reader's own machine: only its make targets are checked;
-- ```` ```text ```` is not run.
+- other ```` ```text ```` and ```` ```javascript ```` are not run.
 
 A server on the pages listens on 8642; here that is a free port. A save takes effect a moment later, so a command
 or an example whose output differs is tried again until a deadline.
@@ -22,6 +24,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,15 +40,15 @@ from typing import Any
 import pytest
 from serving import PATIENCE, save_as_jupyter, until, write_notebook
 
-from clarens_lab import faults
+from clarens_lab import faults, runfiles
 from clarens_lab.settings import TABLE
 from clarens_lab.signature import wire_of
-from clarens_lab.verbs import TERMINAL, tree
+from clarens_lab.verbs import NOTEBOOK, TERMINAL, known_at, tree
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)(?: +([^\n]*?))? *\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-KINDS = {"python", "console", "toml", "csv", "sh", "text"}
+KINDS = {"python", "console", "toml", "csv", "xml", "sh", "text", "javascript"}
 SERVE = re.compile(r"clarens-lab serve\b")
 FEW_SECONDS = 10.0
 
@@ -94,11 +97,21 @@ class Session:
     notebooks: dict[str, list[str]] = field(default_factory=dict)
     names: dict[str, Any] = field(default_factory=lambda: {"__name__": "__main__"})
     servers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    kernel: Any = None
+    cells: int = 0
+    ran: Any = None
+    """What came of the notebook's cell before."""
 
     def run(self, block: Block) -> None:
         """Does what a block says."""
         text = block.text.replace("8642", str(self.port))
-        if block.kind in ("text", "sh"):
+        if block.about == "Out":
+            assert fits(text, self.ran.text), f"--- shown\n{self.ran.text}--- the page shows\n{text}"
+            return
+        if block.kind in ("text", "sh", "javascript"):
+            return
+        if block.about.partition(" ")[0] == "In":
+            self.run_cell(block.about.split()[1:], text)
             return
         if block.about:
             self.write(block.about, text)
@@ -123,6 +136,17 @@ class Session:
         cells[index : index + 1] = [text.removesuffix("\n")]
         (save_as_jupyter if path.exists() else write_notebook)(path, *cells)
 
+    def run_cell(self, options: list[str], text: str) -> None:
+        """Runs a cell of the page's notebook."""
+        from kernels import Kernel  # beside the tests of the extension; slow to import, and few pages have cells
+
+        if self.kernel is None:
+            self.kernel = Kernel(self.folder, CLARENS_PORT=str(self.port))
+        numbers = [int(one) for one in options if one != "fails"]
+        self.cells += not numbers
+        self.ran = self.kernel.run(text.removesuffix("\n"), cell_id=f"cell-{(numbers or [self.cells])[0]}")
+        assert self.ran.ok is ("fails" not in options), self.ran.text
+
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
@@ -134,6 +158,8 @@ class Session:
         """Types a command, and compares what it prints."""
         if SERVE.match(command):
             self.serve(command, shown)
+            return
+        if command.startswith("curl ") and shutil.which("curl") is None:
             return
         deadline = time.monotonic() + FEW_SECONDS
         while True:
@@ -175,6 +201,12 @@ class Session:
 
     def end(self) -> None:
         """Closes the page's connections, and ends its servers."""
+        if self.kernel is not None:
+            self.kernel.stop()
+        own = [server.pid for server in self.servers]
+        for left in runfiles.running():  # of a page that failed between starting one and stopping it
+            if left.pid not in own:
+                os.kill(left.pid, signal.SIGTERM)
         for value in self.names.values():
             if isinstance(value, xmlrpc.client.ServerProxy):
                 value("close")()
@@ -201,6 +233,9 @@ def test_every_snippet_does_what_the_page_shows(page: Path, tmp_path: Path, monk
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "extension"))
+    for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
     session = Session(folder)
     try:
         for block in blocks(page):
@@ -250,10 +285,10 @@ def test_every_make_target_that_is_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
     first_screen = "\n".join(readme.splitlines()[:25])
-    for command in ("apt-get install -y git make", "make demo", "make test"):
+    for command in ("apt-get install -y git make", "make demo", "make lab", "make test"):
         assert command in first_screen
     for page in PAGES:
-        assert set(re.findall(r"\bmake (demo|test[a-z-]*|check|bench|clean)\b", page.read_text())) <= targets
+        assert set(re.findall(r"\bmake (demo|lab|test[a-z-]*|check|bench|clean)\b", page.read_text())) <= targets
 
 
 def test_every_page_is_reached_from_the_readme() -> None:
@@ -282,8 +317,8 @@ def test_every_setting_has_its_heading_with_its_default() -> None:
         assert f"Default: `{json.dumps(spec.default)}`" in told[name], name
 
 
-def verbs() -> dict[str, argparse.ArgumentParser]:
-    (choices,) = [action.choices for action in tree(TERMINAL)._actions if isinstance(action.choices, dict)]
+def verbs(door: str = TERMINAL) -> dict[str, argparse.ArgumentParser]:
+    (choices,) = [action.choices for action in tree(door)._actions if isinstance(action.choices, dict)]
     return choices
 
 
@@ -297,6 +332,27 @@ def test_every_verb_has_its_heading_with_its_options() -> None:
         options = {option for action in parser._actions for option in action.option_strings} - shared
         missing = [option for option in options if not re.search(rf"`{re.escape(option)}\b", told[name])]
         assert missing == [], name
+
+
+def test_every_verb_of_the_notebook_has_its_row_with_its_options() -> None:
+    """docs/in-the-notebook.md has a row for each `%clarens` verb and no other, which names each option."""
+    page = (ROOT / "docs" / "in-the-notebook.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `%clarens (\w+)(.*)$", page, re.MULTILINE))
+
+    assert list(rows) == list(known_at(NOTEBOOK))
+    for name, parser in verbs(NOTEBOOK).items():
+        options = {option for action in parser._actions for option in action.option_strings}
+        assert [one for one in options - {"-h", "--help", "--json"} if f"`{one}`" not in rows[name]] == [], name
+
+
+def test_the_readme_leads_from_loading_to_an_answer_in_four_cells() -> None:
+    """The README's first session is in a notebook: `%load_ext`, a service cell, a call with its answer."""
+    cells = [one for one in blocks(ROOT / "README.md") if one.about.partition(" ")[0] in ("In", "Out")]
+    answer = next(index for index, one in enumerate(cells) if one.text == "'Hello, Ada!'\n")
+
+    assert cells[0].text == "%load_ext clarens_lab\n"
+    assert len([one for one in cells[:answer] if one.about == "In"]) <= 4
+    assert blocks(ROOT / "README.md")[1] == cells[0]
 
 
 def test_every_number_of_a_fault_is_on_the_page_of_the_wire() -> None:

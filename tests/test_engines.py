@@ -1,7 +1,13 @@
 """Where method bodies run: worker threads that stay bounded and isolated, the loop for coroutines, time limits."""
 
 import asyncio
+import contextlib
 import gc
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 import threading
 import time
 import weakref
@@ -11,9 +17,9 @@ from math import inf
 from typing import Any
 
 import pytest
-from serving import until
+from serving import PATIENCE, Logged, until
 
-from clarens_lab.engines import Engines, Workers
+from clarens_lab.engines import Engines, Workers, threads
 from clarens_lab.faults import Overloaded, TimedOut
 from clarens_lab.output import Output
 from clarens_lab.service import Call, Caller, marked, method
@@ -340,3 +346,94 @@ def test_the_servers_own_work_goes_on_when_services_hold_every_thread(engines: E
         return answer
 
     assert run(main()) == "here"
+
+
+# --- what threads may do and suffer ----------------------------------------------------------------
+
+
+def test_a_child_that_a_body_forks_ends_where_the_body_does() -> None:
+    """A forked child that returns from a body ends there, and does not go on as a copy of the server."""
+    code = """
+        import asyncio, os
+        from clarens_lab.engines import Workers
+        async def main():
+            workers = Workers(1, 10)
+            child = await workers.run(os.fork)
+            assert child, "the child came back"
+            assert os.waitpid(child, 0) == (child, 0)
+            print("ended")
+        asyncio.run(asyncio.wait_for(main(), 20))
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            assert process.communicate(timeout=PATIENCE) == ("ended\n", None)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_thread_that_cannot_be_started_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left, the first call is refused; later ones make do with those that there are."""
+    real = threading.Thread.start
+    fails = True
+
+    def start(thread: threading.Thread) -> None:
+        if fails:
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+    async def main() -> None:
+        nonlocal fails
+        workers = Workers(2, 10)
+        with pytest.raises(Overloaded, match=r"no worker thread could be started .can't start new thread."):
+            await workers.run(int)
+        fails = False
+        assert await workers.run(int) == 0
+        fails = True
+        gate = threading.Event()
+        first, second = (asyncio.ensure_future(workers.run(gate.wait)) for _ in range(2))
+        await asyncio.sleep(0)
+        gate.set()
+        assert await asyncio.gather(first, second) == [True, True]
+        workers.stop()
+
+    run(main())
+
+
+def test_calls_that_wait_for_long_are_told_of_with_who_is_busy(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When calls wait for a thread the log names the methods that occupy them all, once in a while."""
+    monkeypatch.setattr(threads, "PATIENCE_SECONDS", 0.01)
+    gate = threading.Event()
+
+    @method
+    def forever() -> None:
+        gate.wait(20)
+
+    async def main() -> None:
+        engines = Engines(2, 10, call_limit=0)
+        stuck = [asyncio.ensure_future(in_engines(engines, forever)) for _ in range(3)]
+        while not logged.lines:
+            await asyncio.sleep(0.005)
+        stuck.append(asyncio.ensure_future(in_engines(engines, forever)))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await asyncio.gather(*stuck)
+        assert not engines.workers._running
+        engines.stop()
+
+    run(main())
+    logged.claim(r"all 2 worker threads are busy \(t\.forever 2\): 1 calls wait; a method's timeout=")
+
+
+def test_short_waits_for_a_thread_are_not_worth_a_line() -> None:
+    """More calls than threads, each of them quick, are logged by nobody."""
+
+    async def main() -> None:
+        workers = Workers(1, 100)
+        await asyncio.gather(*[workers.run(int) for _ in range(50)])
+        workers.stop()
+
+    run(main())

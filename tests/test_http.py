@@ -1,10 +1,13 @@
 """HTTP, byte by byte: what is taken, what is refused and how, and that nothing a client sends holds up the others."""
 
+import asyncio
 import base64
+import contextlib
 import gzip
 import http.client
 import math
 import re
+import resource
 import socket
 import threading
 import time
@@ -19,6 +22,7 @@ import pytest
 from serving import PATIENCE, Answer, Logged, Serve, Wire, call, fault_of, post, until
 
 from clarens_lab.codec import encode_call
+from clarens_lab.engines import Workers
 from clarens_lab.server import Server
 
 MIB = 1024 * 1024
@@ -75,12 +79,12 @@ def test_calls_are_taken_at_each_address(server: Server, path: str) -> None:
     "kind", ["text/xml", "application/xml", "TEXT/XML", "text/xml; charset=utf-8", 'text/xml;charset="UTF-8"']
 )
 def test_both_content_types_are_taken(server: Server, kind: str) -> None:
-    """text/xml and application/xml, in any case and with a charset."""
+    """5.5.50: text/xml and application/xml, in any case and with a charset."""
     assert ask(server, post(ECHO, kind=kind)).value == ["x"]
 
 
 def test_the_charset_of_the_header_wins(server: Server) -> None:
-    """A body in the header's charset is read so, whatever is said in the document."""
+    """5.5.50: a body in the header's charset is read so, whatever is said in the document."""
     body = (
         "<methodCall><methodName>echo.echo</methodName><params><param><value>\xe9</value></param></params></methodCall>"
     )
@@ -149,7 +153,7 @@ def test_a_body_may_come_in_chunks(server: Server) -> None:
 
 
 def test_a_client_that_asks_first_is_told_to_continue(server: Server) -> None:
-    """`Expect: 100-continue` is answered before the body is sent."""
+    """5.5.50: `Expect: 100-continue` is answered before the body is sent."""
     head, _, body = post(ECHO, "Expect: 100-continue").partition(b"\r\n\r\n")
     with Wire(server.port) as wire:
         wire.send(head + b"\r\n\r\n")
@@ -165,7 +169,7 @@ def test_a_client_that_asks_first_is_told_at_once_what_is_refused(small: Server)
 
 
 def test_a_slow_client_is_waited_for_and_holds_up_nobody(server: Server) -> None:
-    """A request that comes byte by byte is answered in the end, and others meanwhile."""
+    """5.5.49: a request that comes byte by byte is answered in the end, and others meanwhile."""
     slow = [Wire(server.port) for _ in range(20)]
     request = post(ECHO)
     for position in range(len(request)):
@@ -261,7 +265,7 @@ DEEP = b"<array><data><value>"
     ],
 )
 def test_hostile_values_are_faults_and_cost_nothing(server: Server, value: bytes) -> None:
-    """Documents made to overload a parser, or that no reader agrees on, are -32700 or -32600 within a bound of time."""
+    """5.5.49: what overloads a parser, or no two readers agree on, is -32700 or -32600 within a bound of time."""
     body = ECHO.replace(b"<string>x</string>", value)
     began = time.monotonic()
     answer = ask(server, post(body))
@@ -271,7 +275,7 @@ def test_hostile_values_are_faults_and_cost_nothing(server: Server, value: bytes
 
 
 def test_values_come_back_as_they_were_sent(server: Server) -> None:
-    """What the wire can carry comes through a call and back unchanged."""
+    """5.5.48: what the wire can carry comes through a call and back unchanged."""
     values: list[Any] = [
         None, 2**31, 2**63 - 1, -(2**63), 1.5, float("inf"), "", "\r\n\t ]]> & <", "e\u0301", "\xe9", "\U0001f600",
         b"\0\xff", b"",
@@ -294,7 +298,7 @@ def test_values_come_back_as_they_were_sent(server: Server) -> None:
     ],
 )
 def test_values_as_other_clients_write_them_are_read(server: Server, written: bytes, value: Any) -> None:
-    """Untyped values, nil in both spellings, the other names of int, base64 with line breaks."""
+    """5.5.48: untyped values, nil in both spellings, the other names of int, base64 with line breaks."""
     body = ECHO.replace(b"<methodCall>", b'<methodCall xmlns:ex="http://ws.apache.org/xmlrpc/namespaces/extensions">')
     assert ask(server, post(body.replace(b"<string>x</string>", written))).value == [value]
 
@@ -346,7 +350,7 @@ def test_a_body_of_just_the_limit_is_taken(small: Server) -> None:
 
 @pytest.mark.parametrize("length", ["9" * 30, "9" * 5000, str(2**63), str(10**9)])
 def test_an_absurd_length_is_refused(small: Server, length: str) -> None:
-    """Any number of digits is too large, and none is an error of the server's."""
+    """5.5.49: any number of digits is too large, and none is an error of the server's."""
     with Wire(small.port) as wire:
         assert wire.ask(post(b"").replace(b"Length: 0", f"Length: {length}".encode())).status == 413
 
@@ -374,7 +378,7 @@ def flood(wire: Wire, head: bytes, piece: bytes, most: int) -> int:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_body_in_chunks_beyond_the_limit_is_refused(small: Server, packed: bool) -> None:
-    """Chunks without end are refused at the limit; a client that sends on is read for a while, then cut off."""
+    """5.5.49: chunks without end are refused at the limit; a client that sends on is read for a while, then cut off."""
     headers = ("Content-Encoding: gzip",) if packed else ()
     head = chunked(headers=headers).removesuffix(b"0\r\n\r\n")
     data = gzip.compress(b"", 0) if packed else b" " * 65536
@@ -396,7 +400,7 @@ def test_a_body_in_chunks_beyond_the_limit_is_refused(small: Server, packed: boo
 
 
 def test_memory_stays_flat_while_floods_are_refused(small: Server) -> None:
-    """Floods by length, by chunks and by gzip leave the server's memory where it was."""
+    """5.5.49: floods by length, by chunks and by gzip leave the server's memory where it was."""
     bomb = gzip.compress(b"\0" * (256 * MIB), 9)
 
     def attack(number: int) -> None:
@@ -418,7 +422,7 @@ def test_memory_stays_flat_while_floods_are_refused(small: Server) -> None:
 
 
 def test_the_loop_goes_on_while_a_bomb_expands(served: Serve) -> None:
-    """A small gzip body that stands for a large one is expanded in steps, between which others are served."""
+    """5.5.49: a small gzip body that stands for a large one is expanded in steps, between which others are served."""
     server = served()
     bomb = gzip.compress(b"\0" * (100 * MIB), 9)
     longest = 0.0
@@ -461,6 +465,62 @@ def test_very_many_headers_hold_up_nobody(server: Server, line: bytes) -> None:
         answer = wire.ask(b"POST / HTTP/1.1\r\nHost: localhost\r\n" + lines + b"\r\n")
         assert answer.status == 431
         assert time.monotonic() - began < 5
+
+
+def test_the_limit_on_headers_may_be_raised(served: Serve) -> None:
+    """What the setting header_limit allows is read, also beyond a megabyte."""
+    server = served(header_limit=4 * MIB)
+    assert ask(server, post(ECHO, f"X-Large: {'x' * 2 * MIB}")).value == ["x"]
+
+
+# --- what the server has no room for ---------------------------------------------------------------
+
+
+def test_connections_beyond_what_the_process_may_open_are_turned_away(served: Serve, logged: Logged) -> None:
+    """When descriptors grow scarce new connections are closed at once; those that are open are served on."""
+    server = served()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as wires:
+        first = wires.enter_context(Wire(server.port))
+        assert first.ask(post(ECHO)).value == ["x"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first.socket.fileno() + 1 + 64 + 40, limits[1]))
+        wires.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+        many = [wires.enter_context(Wire(server.port)) for _ in range(40)]
+        assert many[-1].closed()
+        logged.claim(r"new connections are turned away: \d+ are open, and the process may have \d+ files")
+        assert [wire.ask(post(ECHO)).value for wire in (first, many[0])] == [["x"]] * 2
+    until(lambda: not server._door.connections)
+    assert ask(server, post(ECHO)).value == ["x"]
+
+
+def occupied(server: Server, workers: Workers, count: int, gate: threading.Event) -> None:
+    """Gives a pool of threads so many jobs that wait for the gate."""
+    assert server._loop is not None
+    for _ in range(count):
+        asyncio.run_coroutine_threadsafe(workers.run(lambda: gate.wait(2 * PATIENCE)), server._loop)
+
+
+def test_large_calls_are_read_while_cells_are_registered(served: Serve) -> None:
+    """Cells that load for ever on every thread of `lab.*` do not keep large calls from being read and answered."""
+    server = served()
+    gate = threading.Event()
+    occupied(server, server.engines.aside, 8, gate)
+    text = "x" * 200_000
+    assert ask(server, post(encode_call("echo.echo", [text]), "Accept-Encoding: gzip")).status == 200
+    gate.set()
+
+
+def test_an_answer_that_cannot_be_packed_is_sent_as_it_is(served: Serve, tmp_path: Path) -> None:
+    """When too much waits to be packed, a call that has been made is still answered."""
+    (tmp_path / "t.py").write_text(
+        "from clarens_lab import method\n@method\ndef large(): return 'x' * 200_000\n", encoding="utf-8"
+    )
+    server = served(tmp_path / "t.py", queue_limit=1)
+    gate = threading.Event()
+    occupied(server, server.engines.documents, 4, gate)
+    answer = ask(server, post(encode_call("t.large", []), "Accept-Encoding: gzip"))
+    assert ("content-encoding" in answer.headers, len(answer.value)) == (False, 200_000)
+    gate.set()
 
 
 # --- gzip ------------------------------------------------------------------------------------------
@@ -578,7 +638,7 @@ def test_the_servers_own_pages_may_call(server: Server) -> None:
 
 
 def test_allowed_pages_may_call(served: Serve) -> None:
-    """A page of an allowed origin may call with its token, and read answer and headers; its preflight says so."""
+    """5.5.50: a page of an allowed origin may call with its token, read answer and headers; its preflight says so."""
     server = served(allowed_origins="https://page.example")
     preflight = ask(server, get("/RPC2", "Origin: https://page.example", verb="OPTIONS"), "OPTIONS")
     assert preflight.status == 204
@@ -605,7 +665,7 @@ def test_other_content_types_are_refused(server: Server, kind: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/clarens/", "/RPC2"])
 def test_a_browser_is_shown_a_page(server: Server, path: str) -> None:
-    """GET answers plain text that lists the methods and shows a call; of `lab` nothing."""
+    """5.5.50: GET answers plain text that lists the methods and shows a call; of `lab` nothing."""
     answer = ask(server, get(path), "GET")
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/plain; charset=utf-8"
@@ -616,7 +676,7 @@ def test_a_browser_is_shown_a_page(server: Server, path: str) -> None:
 
 
 def test_what_a_docstring_holds_is_text_on_the_page(served: Serve, tmp_path: Path) -> None:
-    """Markup in names and defaults of a service is shown as text, never run by a browser."""
+    """5.5.49: markup in names and defaults of a service is shown as text, never run by a browser."""
     path = tmp_path / "page.py"
     path.write_text("from clarens_lab import method\n@method\ndef f(x='<script>alert(1)</script>'):\n    '<b>'\n")
     answer = ask(served(path), get(), "GET")
@@ -626,7 +686,7 @@ def test_what_a_docstring_holds_is_text_on_the_page(served: Serve, tmp_path: Pat
 
 
 def test_head_answers_the_same_without_a_body(server: Server) -> None:
-    """HEAD has GET's headers and no body, and the connection goes on."""
+    """5.5.50: HEAD has GET's headers and no body, and the connection goes on."""
     with Wire(server.port) as wire:
         shown = wire.ask(get(), "GET")
         answer = wire.ask(get(verb="HEAD"), "HEAD")
@@ -726,7 +786,7 @@ def test_the_lab_needs_its_token(server: Server) -> None:
 
 
 def test_the_standard_librarys_client_is_served(server: Server) -> None:
-    """ServerProxy calls, keeps its connection, reads faults and packs its requests."""
+    """5.5.50: ServerProxy calls, keeps its connection, reads faults and packs its requests."""
     with xmlrpc.client.ServerProxy(server.url, allow_none=True, use_builtin_types=True) as proxy:
         assert proxy.echo.echo(1, "a", None, b"\x00", [True], {"x": 1.5}) == [1, "a", None, b"\x00", [True], {"x": 1.5}]
         with pytest.raises(xmlrpc.client.Fault, match=r"Did you mean 'echo\.echo'"):

@@ -18,13 +18,13 @@ LAYERS = """
     stores
     registry sessions compat events loaders records answers transport client proxy engines
     report dispatch reload asserts testing __init__ bundled
-    http server
+    page http server
     verbs cli __main__
 """
 ORDER = LAYERS.split()
 
 OWNERS = {
-    "tornado": {"http", "server"},
+    "tornado": {"http", "page", "server"},
     "aiohttp": {"transport"},
     "watchfiles": {"watch"},
     "nbformat": {"loaders"},

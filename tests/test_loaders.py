@@ -22,7 +22,7 @@ import nbformat
 import pytest
 from serving import notebook, save_as_jupyter, until, write_notebook
 
-from clarens_lab import output
+from clarens_lab import loaders, output
 from clarens_lab.events import Ring
 from clarens_lab.loaders import LiveCell, Load, build, discover, identifier, read, with_cell, with_test
 from clarens_lab.output import Output
@@ -165,7 +165,7 @@ def test_a_comment_above_the_mark_is_warned_about(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "nb.ipynb", SERVICE, "# picalc\n\n# more\n%%clarens service s\nx = 1")
 
     assert source_of(path).notes == (
-        "nb.ipynb cell 2: '%%clarens' counts only as the first line of a cell; move the comment below it",
+        "nb.ipynb cell 2, line 4: '%%clarens' counts only as the first line of a cell; move the comment below it",
     )
 
 
@@ -1114,3 +1114,96 @@ def test_loading_logs_nothing_by_itself(tmp_path: Path, caplog: pytest.LogCaptur
 def test_the_helper_writes_what_jupyter_writes(tmp_path: Path) -> None:
     """The notebooks of these tests are valid, so that they prove something."""
     nbformat.validate(json.loads(notebook(METHOD, {"id": "x", "source": "y"})))
+
+
+# --- marks that do not count, and other things that are not what they seem -------------------------
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (
+            "%%time\n%%clarens service s",
+            "cell 2, line 2: '%%clarens' counts only as the first line of a cell; move '%%t",
+        ),
+        ("%%claren service s", "cell 2: did you mean '%%clarens service s'?"),
+        (" %%clarens service s", "cell 2: did you mean '%%clarens service s'?"),
+        ("%% clarens service s", "cell 2: did you mean '%%clarens service s'?"),
+        ("%clarens service s", "cell 2: did you mean '%%clarens service s'?"),
+        ("# a draft", "cell 2 has '@method' but is no service cell: begin it with '%%clarens service'"),
+    ],
+)
+def test_a_mark_that_does_not_count_is_told(tmp_path: Path, head: str, said: str) -> None:
+    """A line that looks like a mark and is none, or a method outside of the marked cells, is noted by its cell."""
+    path = write_notebook(tmp_path / "nb.ipynb", SERVICE, f"{head}\n@method\ndef lost(): return 1\n")
+    assert built(path).notes[0].startswith(f"nb.ipynb {said}")
+
+    path = write_notebook(tmp_path / "nb.ipynb", "%%clarens service s\nx = 1", f"{head}\n@method\ndef lost(): pass\n")
+    with pytest.raises(LoadError, match=rf"^nb\.ipynb publishes no method: nb\.ipynb {re.escape(said)}"):
+        built(path)
+
+
+@pytest.mark.parametrize("cell", ["%clarens test s", "text = '''\n%%clarens service s\n'''", "%%clarens test s\nf()"])
+def test_what_is_no_mark_is_not_taken_for_one(tmp_path: Path, cell: str) -> None:
+    """The verb `%clarens test`, a mark inside of a text, and a test cell are no mistakes."""
+    assert not built(write_notebook(tmp_path / "nb.ipynb", SERVICE, cell)).notes
+
+
+def test_a_path_that_is_told_in_the_text_alone_is_found_beside_the_notebook(tmp_path: Path) -> None:
+    """numpy names a missing file in its text only; the hint about relative paths comes all the same."""
+    (tmp_path / "data.csv").write_text("1")
+    text = failure(tmp_path, "import numpy as np\nnp.loadtxt('data.csv')")
+    assert text.endswith("; it stands beside nb.ipynb: open Path(__file__).parent / 'data.csv'")
+
+
+def test_a_missing_module_may_be_meant_to_stand_beside_the_notebook(tmp_path: Path) -> None:
+    """A module that is not found is looked for among the neighbours first, and installing it is the other way out."""
+    (tmp_path / "odd_helper.py").write_text("x = 1")
+    text = failure(tmp_path, "import odd_helpers")
+    assert "no odd_helpers.py stands beside nb.ipynb (did you mean 'odd_helper'?), and no module of that name" in text
+    assert text.endswith(f"({sys.executable} -m pip install odd_helpers)")
+
+
+@pytest.mark.parametrize("name", ["nb.ipynb", "nb.py"])
+def test_a_pipe_in_a_services_place_is_refused(tmp_path: Path, name: str) -> None:
+    """A FIFO is not waited for: whoever reads it would wait for ever."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(LoadError, match=rf"^{name} is no file that can be read to its end"):
+        read(tmp_path / name)
+    assert not discover(tmp_path).services
+
+
+def test_folders_may_be_nested_deep(tmp_path: Path) -> None:
+    """Folders a thousand deep are walked through as any others."""
+    deep = tmp_path
+    for _ in range(1100):
+        deep /= "d"
+        deep.mkdir()
+    (deep / "s.py").write_text(METHOD)
+    try:
+        assert discover(tmp_path).services == (deep / "s.py",)
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # deeper than pytest's own cleaning goes
+
+
+def test_a_folder_of_many_files_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files a folder holds, another look reads none that did not change, and forgets those that went."""
+    for number in range(4200):
+        (tmp_path / f"s{number}.py").write_text("x = 1")
+    discover(tmp_path)
+    reads: list[Path] = []
+    plain = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (reads.append(path), plain(path))[1])
+    (tmp_path / "s0.py").write_text(METHOD)
+    (tmp_path / "s1.py").unlink()
+    assert discover(tmp_path).services == (tmp_path / "s0.py",)
+    assert reads == [tmp_path / "s0.py"]
+    assert tmp_path / "s1.py" not in loaders._shown_before
+
+
+def test_a_slow_load_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a second the log says where a load is; a quick one says nothing."""
+    caplog.set_level(logging.INFO, "clarens_lab.loaders.limit")
+    source = source_of(write_notebook(tmp_path / "nb.ipynb", METHOD, "import time\ntime.sleep(1.2)"))
+    assert Load(source, Kept(), None, Output(100)).result(30.0).methods
+    assert caplog.messages == ["loading nb: still at nb.ipynb cell 2, line 2"]

@@ -180,3 +180,18 @@ def test_a_stream_that_somebody_else_put_in_place_is_left_alone(monkeypatch: pyt
     uninstall()
     assert sys.stdout is other
     assert sys.stderr is None
+
+
+def test_a_capture_puts_the_streams_in_place_again() -> None:
+    """
+    Code that replaces sys.stdout during one call takes the capture away from no later one.
+    """
+    with console():
+        ours = sys.stdout
+        sys.stdout = other = io.StringIO()
+        output = Output(100)
+        with captured(output):
+            print("kept")
+        print("outside")
+        assert (output.text(), other.getvalue()) == ("kept\n", "outside\n")
+        sys.stdout = ours

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from clarens_lab import faults
 from clarens_lab.faults import LoadFailed, UnknownMethod
 from clarens_lab.registry import Generation, Registry
 from clarens_lab.service import marked, method
@@ -137,3 +138,44 @@ def test_close_ends_every_generation() -> None:
     registry.close()
     assert sorted(ended) == ["one", "two"]
     assert dict(registry.current.services) == {}
+
+
+def test_a_pinned_generation_lives_on_without_calls() -> None:
+    """A replaced generation ends when both its calls and the bodies on threads have ended, once."""
+    ended: list[int] = []
+    registry = Registry()
+    old = registry.publish([generation("pi", unload=lambda: ended.append(1))])["pi"]
+    with registry.pin(old):
+        with registry.hold(["pi"]):
+            registry.publish([generation("pi")])
+        assert (ended, registry.in_flight()) == ([], {})
+    assert ended == [1]
+    with registry.pin(old):
+        pass
+    assert ended == [1]
+
+
+def test_the_nearest_name_is_of_the_same_service() -> None:
+    """A name of the service that was called is meant rather than one of another that is spelled more alike."""
+    registry = Registry()
+    registry.publish([generation("pets", "feeding"), generation("bets", "feed")])
+    with pytest.raises(UnknownMethod, match=r"Did you mean 'pets.feeding'\?"):
+        registry.current.find("pets.feed")
+
+
+def test_the_nearest_of_many_names_is_found_without_comparing_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside thousands of methods an unknown one costs the comparison of a few, and the right name is offered."""
+    compared: list[int] = []
+    real = faults.difflib.get_close_matches
+
+    def counted(name: str, names: list[str], n: int) -> list[str]:
+        compared.append(len(names))
+        return real(name, names, n)
+
+    monkeypatch.setattr(faults.difflib, "get_close_matches", counted)
+    names = [f"{first}_{number}" for number in range(500) for first in ("read", "write", "count_of", "x")]
+    published = [f"vals.{name}" for name in [*names, "measure"]]
+    assert faults.nearest("vals.mesure", published) == "vals.measure"
+    assert faults.nearest("vals.write_471x", published) == "vals.write_471"
+    assert faults.nearest("x" * 100_000, published) is None
+    assert max(compared) <= 50

@@ -6,6 +6,7 @@ Numbers such as 5.1.3 are those of the list of edge cases known to break hot rel
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -1093,3 +1094,121 @@ def test_a_local_module_that_is_cut_short_before_it_is_written_serves_the_old_te
     lab.answers("a.v", None)
     part.write_text("VALUE = 6", encoding="utf-8")
     lab.answers("a.v", 6)
+
+
+@pytest.fixture
+def unprivileged(tmp_path: Path) -> Iterator[Path]:
+    """A folder of an ordinary user's, who is who runs the test: root may look everywhere."""
+    if os.geteuid():
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp())
+    write_notebook(tmp_path / "warm.ipynb", cell(1))
+    Bench(tmp_path).reloader.serve([tmp_path])  # what Python imports late may stand where that user may not look
+    os.chown(folder, 65534, 65534)
+    os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("watch", ["auto", "poll"])
+def test_a_folder_that_may_not_be_looked_into_ends_no_reload(unprivileged: Path, logged: Logged, watch: str) -> None:
+    """
+    Its own services are stale; what is saved elsewhere is reloaded, and it is mended when it may be read again.
+    """
+    shut = unprivileged / "shut"
+    shut.mkdir()
+    write_notebook(shut / "a.ipynb", cell(1))
+    other = write_notebook(unprivileged / "b.ipynb", cell(1))
+    lab = Bench(unprivileged, watch=watch).serve()
+    try:
+        shut.chmod(0)
+        save_by_rename(other, notebook(cell(2)))
+        lab.answers("b.v", 2)
+        logged.claim(r"a.ipynb cannot be read: Permission denied; still serving generation 1")
+        assert lab.call("a.v") == 1
+        save_by_rename(other, notebook(cell(3)))
+        lab.answers("b.v", 3)
+        shut.chmod(0o700)
+        save_by_rename(shut / "a.ipynb", notebook(cell(4)))
+        lab.answers("a.v", 4)
+    finally:
+        shut.chmod(0o700)
+        lab.reloader.stop()
+
+
+def test_a_pipe_in_a_notebooks_place_holds_nobody_up(bench: Make, tmp_path: Path, logged: Logged) -> None:
+    """
+    Put where a served notebook was, it makes that service stale, and others are reloaded.
+    """
+    path = write_notebook(tmp_path / "a.ipynb", cell(1))
+    lab = bench().serve(path)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "pipe").replace(path)
+    logged.claim(r"a.ipynb is no file that can be read to its end: .*; still serving generation 1")
+    lab.flush()
+
+
+def test_a_save_of_what_a_link_leads_to_is_seen_at_once(
+    bench: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A notebook that is a link into another folder is reloaded by that folder's event, not by the next look at all.
+    """
+    monkeypatch.setattr(watch_module, "LOOK_AGAIN", 1000.0)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "lab").mkdir()
+    real = write_notebook(tmp_path / "real" / "a.ipynb", cell(1))
+    (tmp_path / "lab" / "a.ipynb").symlink_to(real)
+    lab = bench().serve(tmp_path / "lab" / "a.ipynb")
+    lab.flush()
+    save_as_jupyter(real, cell(2))
+    lab.answers("a.v", 2)
+
+
+def test_refused_files_are_listed_with_the_reason(bench: Make, tmp_path: Path, logged: Logged) -> None:
+    """
+    A file whose service's name is taken is listed until it takes another one.
+    """
+    first = write_notebook(tmp_path / "a.ipynb", cell(1))
+    second = write_notebook(tmp_path / "b.ipynb", cell(2, "a"))
+    lab = bench().serve(first, second)
+    logged.claim("is served from")
+    assert list(lab.reloader.refused) == [second]
+    assert lab.reloader.refused[second].startswith(f"the service 'a' is served from {first} already")
+    save_by_rename(second, notebook(cell(2, "b")))
+    lab.answers("b.v", 2)
+    assert not lab.reloader.refused
+
+
+def test_reload_of_what_is_gone_says_where_it_came_from(bench: Make, tmp_path: Path, logged: Logged) -> None:
+    """
+    A service whose notebook was deleted, or has it no more, is not said to have come from nowhere.
+    """
+    path = write_notebook(tmp_path / "stats.ipynb", cell(1, "stats"), cell(1, "more", "w"))
+    lab = bench(settle_limit=0.1).serve(path)
+    logged.expect("is withdrawn: stats.ipynb ")
+    save_by_rename(path, notebook(cell(1, "stats")))
+    until(lambda: not lab.number("more"))
+    with pytest.raises(LoadError, match=r"^'more' came from stats\.ipynb, which has it no more"):
+        lab.reloader.reload("more")
+    path.unlink()
+    until(lambda: not lab.number("stats"))
+    with pytest.raises(LoadError, match=r"^'stats' came from stats\.ipynb, which is not there any more"):
+        lab.reloader.reload("stats")
+
+
+def test_a_load_that_took_too_long_is_tried_again_by_the_next_save(bench: Make, tmp_path: Path, logged: Logged) -> None:
+    """
+    The very same text, saved again when what it waited for is there, is loaded; the message says how else.
+    """
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go')!r}).exists(): time.sleep(0.01)\n"
+    path = write_notebook(tmp_path / "a.ipynb", cell(1) + wait)
+    lab = bench(load_limit=0.3).serve(path)
+    logged.claim(r"the load limit: .*'reload a --fresh' tries again, with nothing kept")
+    (tmp_path / "go").touch()
+    save_as_jupyter(path, cell(1) + wait)
+    lab.answers("a.v", 1)

@@ -531,3 +531,26 @@ def test_a_second_signal_ends_it_at_once(process: Any) -> None:
         one.process.send_signal(signal.SIGINT)
         assert one.ended()[0] == 1
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_run_file_of_the_users_is_removed_at_a_forced_end(tmp_path: Path, slow: Path, signals: int) -> None:
+    """The file of --run-file goes with a server that is ended by force, as at a clean stop."""
+    run_file = tmp_path / "run.json"
+    command = [sys.executable, "-m", "clarens_lab", "serve", str(slow), "--port", "0", "--run-file", str(run_file)]
+    environment = {**os.environ, "CLARENS_DRAIN_LIMIT": "0.1" if signals == 1 else "60"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            until(run_file.exists)
+            with Wire(int(json.loads(run_file.read_text())["url"].split(":")[2].split("/")[0])) as wire:
+                wire.send(call("slow.holding"))
+                until((tmp_path / "held").exists)
+                process.send_signal(signal.SIGTERM)
+                if signals == 2:
+                    time.sleep(0.2)  # else the system may make one of the two
+                    process.send_signal(signal.SIGTERM)
+                assert process.wait(PATIENCE) == signals - 1
+        finally:
+            process.kill()
+    assert not run_file.exists()
+    assert not list(runfiles.directory().glob(f"{process.pid}-*.json"))

@@ -349,3 +349,26 @@ def test_partials_of_partials_are_followed() -> None:
     made = marked(method(functools.partial(functools.partial(f, 1), 2)), "s", "g")
 
     assert (made.help, made.signature.text) == ("Three.", "g(c: int) -> int")
+
+
+def test_keep_holds_up_those_who_want_the_same_alone() -> None:
+    """While one thing is made, another can be kept by another thread; and `make` may keep others itself."""
+    kept, began, end = Kept(), threading.Event(), threading.Event()
+
+    def slow() -> str:
+        began.set()
+        assert end.wait(20)
+        return kept.keep("inner", lambda: "inner")
+
+    thread = threading.Thread(target=kept.keep, args=("slow", slow), daemon=True)
+    thread.start()
+    assert began.wait(20)
+    quick: list[str] = []
+    other = threading.Thread(target=lambda: quick.append(kept.keep("quick", lambda: "quick")), daemon=True)
+    other.start()
+    other.join(5)
+    meanwhile = list(quick)
+    end.set()
+    thread.join(20)
+    assert meanwhile == ["quick"]
+    assert kept.keep("slow", lambda: "anew") == "inner"

@@ -84,6 +84,8 @@ def test_a_project_without_a_file_has_the_defaults(tmp_path: Path) -> None:
         ("debug", "auto", "auto"),
         ("host", "0.0.0.0", "0.0.0.0"),
         ("allowed_hosts", "", ""),
+        ("allowed_origins", "https://a.example, http://localhost:8888", "https://a.example, http://localhost:8888"),
+        ("allowed_origins", "vscode-webview://0a1b, http://[::1]:80,", "vscode-webview://0a1b, http://[::1]:80,"),
     ],
 )
 def test_values_are_read_as_their_setting_takes_them(name: str, text: object, value: object) -> None:
@@ -113,6 +115,12 @@ def test_values_are_read_as_their_setting_takes_them(name: str, text: object, va
         ("watch", True, "watch = True: it takes text"),
         ("log_format", "xml", "log_format = 'xml': it takes text, json"),
         ("host", 127, "host = 127: it takes text"),
+        ("allowed_origins", "a.example", "allowed_origins: 'a.example' is no origin: one is written scheme://host"),
+        ("allowed_origins", "*", "allowed_origins: '*' is no origin"),
+        ("allowed_origins", "https://a.example, null", "allowed_origins: 'null' is no origin"),
+        ("allowed_origins", "https://a.example/", "allowed_origins: 'https://a.example/' is no origin"),
+        ("allowed_origins", "https://A.example", "allowed_origins: 'https://A.example' is no origin"),
+        ("allowed_origins", "https://a.example b", "allowed_origins: 'https://a.example b' is no origin"),
     ],
 )
 def test_a_value_that_a_setting_cannot_take_is_refused_with_its_place(name: str, value: object, reason: str) -> None:

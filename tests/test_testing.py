@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from clarens_lab import Fault, load
 from clarens_lab.loaders import build, read
 from clarens_lab.service import Kept
 from clarens_lab.source import LoadError
-from clarens_lab.testing import Result, run_tests
+from clarens_lab.testing import Result, run_tests, run_tests_in
 
 CELL = """%%clarens service pi
 from dataclasses import dataclass
@@ -152,12 +154,19 @@ def test_of_several_services_one_is_chosen(tmp_path: Path) -> None:
         load(path, "c")
 
 
-@pytest.mark.parametrize("name", ["gone.ipynb", "x.txt"])
-def test_what_cannot_be_loaded_says_why(tmp_path: Path, name: str) -> None:
-    """A path that is not there, or is no notebook, is a LoadError."""
+def test_what_is_no_notebook_says_so(tmp_path: Path) -> None:
+    """A file that is no notebook is a LoadError."""
     (tmp_path / "x.txt").write_text("x")
-    with pytest.raises(LoadError, match=name):
-        load(tmp_path / name)
+    with pytest.raises(LoadError, match=r"x\.txt is no service"):
+        load(tmp_path / "x.txt")
+
+
+def test_a_file_that_is_not_there_is_told_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path that is not there is FileNotFoundError, with the whole path, since pytest's folder may surprise."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=re.escape(f"'{tmp_path}/gone.ipynb'")) as raised:
+        load("gone.ipynb")
+    assert raised.value.filename == str(tmp_path / "gone.ipynb")
 
 
 def test_the_package_offers_load() -> None:
@@ -228,3 +237,49 @@ def test_tests_of_no_known_service_are_told(tmp_path: Path) -> None:
 
     assert [unit.label for unit in source.tests] == ["any.ipynb cell 2"]
     assert source.notes == ("any.ipynb cell 3 tests 'po', which is no service of this notebook",)
+
+
+# --- the tests of files ------------------------------------------------------------------------
+
+
+def test_what_is_built_for_a_files_tests_is_unloaded(tmp_path: Path) -> None:
+    """When a file's tests have run, its on_unload functions have, and none of its modules is left in sys.modules."""
+    hook = "@on_unload\ndef end():\n    (Path(__file__).parent / 'ended').touch()\n"
+    method = "@method\ndef f(): return 1\n"
+    cell = f"%%clarens service a\nfrom pathlib import Path\nfrom clarens_lab import method, on_unload\n{method}{hook}"
+    path = write_notebook(tmp_path / "a.ipynb", cell, "%%clarens test a\nassert a.f() == 1")
+    before = set(sys.modules)
+
+    (result,) = run_tests_in(path)
+
+    assert result.ok
+    assert (tmp_path / "ended").exists()
+    assert [name for name in sys.modules if name not in before and "a" in name.split(".")] == []
+
+
+def test_what_does_not_load_is_a_red_result(tmp_path: Path) -> None:
+    """A file that cannot be read, or whose service does not load, is a test that failed; the others are run."""
+    write_notebook(tmp_path / "a.ipynb", "%%clarens service a\n@method\ndef f(): return 1")
+    write_notebook(tmp_path / "pi.ipynb", CELL, "%%clarens test pi\nassert pi.digits(1) == '3.1'")
+    (tmp_path / "torn.ipynb").write_text('{"cells": ["%%clarens service torn')
+
+    told = {result.test: (result.service, result.ok, result.error) for result in run_tests_in(tmp_path)}
+
+    assert told["pi.ipynb cell 2"] == ("pi", True, "")
+    assert told["load a.ipynb"][:2] == ("a", False)
+    assert "a.ipynb cell 1, line 2: NameError" in told["load a.ipynb"][2]
+
+
+def test_notes_are_told_once(tmp_path: Path) -> None:
+    """What a save would log of the source, such as a marker that is not on the first line, is told once a file."""
+    method = "from clarens_lab import method\n@method\ndef f(): return np"
+    path = write_notebook(
+        tmp_path / "n.ipynb", f"%%clarens service a\n{method}", f"%%clarens service b\n{method}",
+        "# why\n%%clarens test a\nassert a.f()", "%%clarens test a\nassert True",
+    )  # fmt: skip
+    notes: list[str] = []
+
+    run_tests_in(path, notes.append)
+
+    assert len([note for note in notes if note.startswith("n.ipynb cell 3")]) == 1
+    assert any("a.f uses np, which nothing defines" in note for note in notes)

@@ -269,3 +269,13 @@ def test_a_watch_that_cannot_be_made_becomes_polling_and_says_so(
     assert seen.watch.polling
     assert seen.next().rescan
     seen.end()
+
+
+def test_looks_at_everything_are_rarer_where_they_cost_more(watching: Callable[..., Watching]) -> None:
+    """After a look that took a tenth of a second the next one comes a second later, though polling is quicker."""
+    seen = watching(poll=True)
+    seen.watch.cost = 0.1
+    seen.next()  # the one that was waited for already
+    before = time.monotonic()
+    seen.next()
+    assert time.monotonic() - before > 0.5

@@ -45,7 +45,8 @@ class Lab:
     @method(inline=True)
     def status(self) -> dict[str, Any]:
         """The server in a few values: version, python, pid, url, project, paths, debug, watching, started (seconds
-        since 1970), services, stale (names), in_flight (calls by generation)."""
+        since 1970), services, stale (names), refused (why files are not served, by path), in_flight (calls by
+        generation)."""
         catalogue = self._dispatcher.registry.current
         status: dict[str, Any] = {
             "version": __version__,
@@ -56,6 +57,7 @@ class Lab:
             "watching": self._reloader.watching,
             "services": sorted(catalogue.services),
             "stale": sorted(service for service in catalogue.troubles if catalogue.is_stale(service)),
+            "refused": {legible(str(path)): why for path, why in self._reloader.refused.items()},
             "in_flight": self._dispatcher.registry.in_flight(),
             **self._facts,
         }

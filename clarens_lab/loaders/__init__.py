@@ -4,11 +4,11 @@ for source in read(Path("picalc.ipynb")):
     generation = build(source, Kept())
 """
 
+import os
 import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from clarens_lab.loaders.build import build, relative_path_hint
@@ -16,17 +16,21 @@ from clarens_lab.loaders.limit import Interrupted, Load
 from clarens_lab.loaders.live import LiveCell, with_cell, with_test
 from clarens_lab.loaders.magics import cell_magic
 from clarens_lab.loaders.modules import read_file, read_package, with_local_modules
-from clarens_lab.loaders.notebook import Header, cells_of, header_of, identifier, read_notebook
-from clarens_lab.source import LoadError, Source, Unsettled
+from clarens_lab.loaders.notebook import Header, cells_of, header_of, identifier, read_bytes, read_notebook
+from clarens_lab.source import LoadError, Source, Unsettled, is_file, is_folder
 
 __all__ = [
     "SUFFIXES", "Found", "Header", "Interrupted", "LiveCell", "Load", "build", "cell_magic", "discover", "folders_in",
-    "header_of", "identifier", "is_unseen", "read", "relative_path_hint", "shows_a_service", "with_cell", "with_test",
+    "header_of", "identifier", "read", "relative_path_hint", "shows_a_service", "with_cell", "with_test",
 ]  # fmt: skip
 
 SHOWN_IN_FILE = re.compile(r"^\s*@(\w+\.)?method\b|^methods_list\s*=", re.MULTILINE)
 SHOWN_IN_CELL = re.compile(r"\A\s*%%clarens\s+service\b|^\s*@(\w+\.)?method\b|^methods_list\s*=", re.MULTILINE)
 SUFFIXES = (".ipynb", ".py")
+UNSEEN = ("__pycache__", "node_modules")
+
+_shown_before: dict[Path, tuple[tuple[int, ...], bool]] = {}
+"""Whether a file shows a service, as long as its stamp holds: folders are looked through again and again."""
 
 
 def read(path: Path) -> tuple[Source, ...]:
@@ -36,12 +40,12 @@ def read(path: Path) -> tuple[Source, ...]:
     """
     path = path.absolute()
     try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
+        mode = path.stat().st_mode
     except FileNotFoundError:
         raise Unsettled(f"{path.name} is not there any more") from None
     except OSError as error:
         raise LoadError(f"{path.name} cannot be read: {error.strerror}") from None
-    if is_folder:
+    if stat.S_ISDIR(mode):
         sources = read_package(path)
     elif path.stem == "__init__" and path.suffix in SUFFIXES:
         sources = read_package(path.parent)
@@ -71,31 +75,39 @@ def discover(folder: Path) -> Found:
     skipped: list[Path] = []
     for path in _candidates(folder.absolute()):
         (services if shows_a_service(path) else skipped).append(path)
+    gone = set(_shown_before) - {*services, *skipped}
+    for path in gone:
+        if path.is_relative_to(folder) and not is_file(path):
+            _shown_before.pop(path, None)
     return Found(tuple(services), tuple(skipped))
 
 
 def folders_in(folder: Path) -> Iterator[Path]:
     """A folder and those below it, but for hidden ones, caches and installed environments."""
-    yield folder
+    waiting = [folder]
+    while waiting:
+        each = waiting.pop()
+        yield each
+        waiting += sorted(_listed(each)[0], reverse=True)
+
+
+def _listed(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder (but for links and what is never looked at), and its notebooks and .py files."""
+    folders: list[Path] = []
+    files: list[Path] = []
     try:
-        below = sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink() and not is_unseen(one))
+        with os.scandir(folder) as entries:
+            for one in entries:
+                path = folder / one.name
+                if one.name.startswith(".") or one.name in UNSEEN:
+                    continue
+                if one.is_dir(follow_symlinks=False):
+                    folders += [] if is_file(path / "pyvenv.cfg") else [path]
+                elif one.name.endswith(SUFFIXES) and is_file(path):
+                    files.append(path)
     except OSError:  # it was taken away, or is not ours to read
-        return
-    for one in below:
-        yield from folders_in(one)
-
-
-def is_unseen(path: Path) -> bool:
-    """Whether a file or folder of that name is never looked at."""
-    name = path.name
-    return name.startswith(".") or name in ("__pycache__", "node_modules") or _exists(path / "pyvenv.cfg")
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # in a folder that is not ours to look into
-        return False
+        return [], []
+    return folders, files
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
@@ -103,41 +115,34 @@ def _candidates(folder: Path) -> Iterator[Path]:
     for each in folders_in(folder):
         if each.parent in packages:
             packages.add(each)  # part of a package, which is one service or none
-        elif each != folder and any(_exists(each / f"__init__{suffix}") for suffix in SUFFIXES):
+        elif each != folder and any(is_file(each / f"__init__{suffix}") for suffix in SUFFIXES):
             packages.add(each)
             yield each
         else:
-            yield from _files_in(each)
-
-
-def _files_in(folder: Path) -> list[Path]:
-    try:
-        return sorted(
-            one for one in folder.iterdir() if one.suffix in SUFFIXES and one.is_file() and not is_unseen(one)
-        )
-    except OSError:  # it was taken away, or is not ours to read
-        return []
+            yield from sorted(_listed(each)[1])
 
 
 def shows_a_service(path: Path) -> bool:
     """Whether the text of a file or package shows that it is a service: a marked cell or function."""
-    if not path.is_dir():
+    if not is_folder(path):
         return _shows(path)
-    files = (file for folder in folders_in(path) for file in _files_in(folder))
+    files = (file for folder in folders_in(path) for file in _listed(folder)[1])
     return any(_shows(file) for file in files if file.suffix == ".py" or file.stem == "__init__")
 
 
 def _shows(path: Path) -> bool:
     try:
         now = path.stat()
-    except OSError:  # it was taken away
+    except OSError:  # it was taken away, or is not ours to look at
         return False
-    return _shown(path, now.st_mtime_ns, now.st_ctime_ns, now.st_size)
+    stamp = (now.st_mtime_ns, now.st_ctime_ns, now.st_size)
+    before = _shown_before.get(path)
+    if before is None or before[0] != stamp:
+        before = _shown_before[path] = (stamp, _shows_now(path))
+    return before[1]
 
 
-@lru_cache(maxsize=4096)
-def _shown(path: Path, *_stamp: int) -> bool:
-    """As `_shows`; what was found holds as long as the file's stamp, for folders are looked through again and again."""
+def _shows_now(path: Path) -> bool:
     if path.suffix == ".py":
         return bool(SHOWN_IN_FILE.search(_text(path)))
     try:
@@ -150,6 +155,6 @@ def _shown(path: Path, *_stamp: int) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return read_bytes(path).decode("utf-8", "replace")
+    except LoadError:
         return ""

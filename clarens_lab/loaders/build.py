@@ -7,6 +7,7 @@ import builtins
 import inspect
 import linecache
 import logging
+import re
 import sys
 import threading
 import typing
@@ -20,15 +21,16 @@ from typing import Any
 from clarens_lab import frames
 from clarens_lab.loaders.imports import Imports
 from clarens_lab.loaders.magics import names_made
-from clarens_lab.loaders.names import missing_names, way_to
+from clarens_lab.loaders.names import missing_names, way_to, way_to_module
 from clarens_lab.loaders.syntax import compiled, futures_of
 from clarens_lab.registry import Generation
 from clarens_lab.service import Building, Kept, Method, building, completed, marked, marked_in
 from clarens_lab.signature import Unpublishable, written
-from clarens_lab.source import LoadError, Source, Unit
+from clarens_lab.source import LoadError, Source, Unit, is_file, is_folder
 
 log = logging.getLogger(__name__)
 
+WORD = re.compile(r"""(?<=')[^']+(?=')|(?<=")[^"]+(?=")|[^\s'",:;()]*[^\s'",:;().]""")
 Publishers = dict[str, tuple[str, object]]
 """By method: the label of the unit that publishes it, and the function."""
 
@@ -143,6 +145,8 @@ class _Build:
                 raise LoadError(f"{self._home(function)}: {error}") from error
         if not methods and not self.source.live:
             named = self.source.path.name if self.source.path is not None else self.source.service
+            if self.source.mistakes:
+                raise LoadError(f"{named} publishes no method: {'; '.join(self.source.mistakes)}")
             raise LoadError(
                 f"{named} publishes no method: write '@method' above each function that others should call, "
                 "after 'from clarens_lab import method'"
@@ -193,7 +197,7 @@ class _Build:
             way = way_to(error.name, self.source.elsewhere)
             return f"{text}; {way}" if way else text
         if isinstance(error, ModuleNotFoundError) and error.name and "." not in error.name:
-            return f"{text}: install it where the server runs, with {sys.executable} -m pip install {error.name}"
+            return f"{text}: {way_to_module(error.name, self.source)}"
         return text + relative_path_hint(error, self.source)
 
     # --- ending ---------------------------------------------------------------------------------
@@ -247,10 +251,14 @@ def relative_path_hint(error: BaseException, source: Source | None) -> str:
     """The way out for a relative path that would have been found beside the notebook; else an empty text."""
     if not isinstance(error, FileNotFoundError) or source is None or source.path is None:
         return ""
-    name = error.filename
-    if not isinstance(name, str) or Path(name).is_absolute() or not (source.path.parent / name).exists():
-        return ""
-    return f"; it stands beside {source.path.name}: open Path(__file__).parent / {name!r}"
+    # numpy tells the name in its text alone.
+    told = error.filename
+    names = [told] if isinstance(told, str) else [] if told is not None else WORD.findall(frames.one_line(error))
+    for name in names:
+        beside = source.path.parent / name
+        if not Path(name).is_absolute() and (is_file(beside) or (name == told and is_folder(beside))):
+            return f"; it stands beside {source.path.name}: open Path(__file__).parent / {name!r}"
+    return ""
 
 
 # --- what a service's code finds instead of some builtins --------------------------------------

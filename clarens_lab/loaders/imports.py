@@ -18,7 +18,7 @@ from typing import Any
 from clarens_lab.frames import PRIVATE
 from clarens_lab.loaders.syntax import compiled, futures_of
 from clarens_lab.service import MARK
-from clarens_lab.source import LocalModule, Source
+from clarens_lab.source import LocalModule, Source, is_folder
 
 _serial = itertools.count(1)
 _extensions: dict[str, ModuleType] = {}
@@ -94,7 +94,7 @@ class Imports:
         spec = ModuleSpec(name, None, origin=origin, loader_state=units, is_package=is_package)
         vars(module).update(__file__=origin, __spec__=spec, __builtins__=self._builtins)
         if is_package and path is not None:
-            module.__path__ = [str(path if path.is_dir() else path.parent)]
+            module.__path__ = [str(path if is_folder(path) else path.parent)]
         self._names[id(vars(module))] = private
         sys.modules[private] = module
         return module

@@ -1,6 +1,7 @@
 """A build on a thread of its own, which is given up when its time is over or its author interrupts it."""
 
 import ctypes
+import logging
 import sys
 import threading
 from collections.abc import Mapping
@@ -10,6 +11,11 @@ from clarens_lab.output import Output, captured
 from clarens_lab.registry import Generation
 from clarens_lab.service import Kept
 from clarens_lab.source import LoadError, Source
+
+log = logging.getLogger(__name__)
+
+SLOW = 1.0
+"""Seconds after which a load that has not ended is told in the log."""
 
 
 class Interrupted(LoadError):
@@ -35,7 +41,7 @@ class Load:
 
         Raises Interrupted, which says the same, once it is interrupted.
         """
-        self._wake.wait(limit)
+        self._wait(limit)
         with self._deciding:
             self._given_up = not self._ended
         if self._given_up:
@@ -45,13 +51,21 @@ class Load:
                 raise Interrupted(f"{place}: interrupted")
             raise LoadError(
                 f"{place}: still running after {limit:g} s, the load limit: do the work in a method or with "
-                "keep(...), or raise the setting load_limit"
+                "keep(...), or raise the setting load_limit; "
+                f"'reload {self._source.service} --fresh' tries again, with nothing kept"
             )
         self._thread.join()
         result = self._ended[0]
         if isinstance(result, Generation):
             return result
         raise result
+
+    def _wait(self, limit: float | None) -> None:
+        """Waits for the end of the load, or of its time; a slow one is told once."""
+        if self._wake.wait(SLOW if limit is None else min(SLOW, limit)) or (limit is not None and limit <= SLOW):
+            return
+        log.info("loading %s: still at %s", self._source.service, _running_at(self._thread, self._source))
+        self._wake.wait(None if limit is None else limit - SLOW)
 
     def interrupt(self) -> None:
         """Gives the build up: what it still makes is thrown away."""

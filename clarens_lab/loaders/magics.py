@@ -4,6 +4,7 @@ Lines are blanked one for one, so that every position stays that of the cell as 
 """
 
 import ast
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ LINE = re.compile(r"\s*[%!?]")
 ASSIGNED = re.compile(r"\s*(?P<target>[^\W\d][\w.\[\]'\", ()*]*?)\s*=\s*[%!](?!=)")
 HELP = re.compile(r"\s*%{0,2}[^\W\d][\w.\[\]*]*\?{1,2}\s*;?\s*$")
 TIMED = re.compile(r"\s*%time\s+(?P<statement>.+)")
+MARKER = re.compile(r"\s*(?P<signs>%{1,2})\s*(?P<word>\w+)\s+(?P<verb>service|test)\b(?P<rest>[^\n]*)$")
 NAME = re.compile(r"[^\W\d]\w*")
 TOKEN = re.compile(r"#.*|'''|\"\"\"|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[()\[\]{}]|\\$")
 
@@ -31,6 +33,29 @@ def cell_magic(text: str) -> str | None:
     """The `%%` line that a cell begins with (blank lines above it do not count), else None."""
     first = next((line for line in text.split("\n") if line.strip()), "")
     return first.strip() if first.startswith("%%") else None
+
+
+def marker_mistake(text: str) -> tuple[int, str, str] | None:
+    """A line that looks as if it marked the cell, and does not: its number, what is meant, and why it does not count.
+
+    A cell that another `%%` line begins may be marked below it; so may one with blanks where none may be.
+    """
+    lines = text.split("\n")
+    begins = next((index for index, line in enumerate(lines) if line.strip()), 0)
+    for index in _statement_starts(lines):
+        found = MARKER.match(lines[index])
+        if found is None or not difflib.get_close_matches(found["word"].lower(), ["clarens"], cutoff=0.75):
+            continue
+        if found["signs"] == "%" and found["verb"] == "test":  # `%clarens test` runs the tests
+            continue
+        meant = f"%%clarens {found['verb']}{found['rest'].rstrip()}"
+        if lines[index].rstrip() != meant:
+            return index + 1, meant, f"did you mean {meant!r}?"
+        if index != begins:
+            only_comments = all(line.lstrip().startswith("#") or not line.strip() for line in lines[:index])
+            above = "the comment" if only_comments else f"{lines[begins].strip()!r}"
+            return index + 1, meant, f"'%%clarens' counts only as the first line of a cell; move {above} below it"
+    return None
 
 
 def blank(text: str) -> tuple[str, list[Blanked]]:

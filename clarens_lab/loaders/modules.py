@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clarens_lab.loaders.notebook import identifier, read_bytes, units_to_import
 from clarens_lab.loaders.syntax import parsed
-from clarens_lab.source import LoadError, LocalModule, Source, Unit, Unsettled
+from clarens_lab.source import LoadError, LocalModule, Source, Unit, Unsettled, is_file, is_folder
 
 OURS = "clarens_lab"
 """Never a local module: a service in a checkout of this project uses the server's own copy."""
@@ -117,7 +117,7 @@ def _local_module(name: str, root: Path) -> LocalModule | None:
         (place.with_name(f"{place.name}.py"), f"{relative}.py", False),
         (place.with_name(f"{place.name}.ipynb"), f"{relative}.ipynb", False),
     ):
-        if path.is_file() and (path.suffix == ".py" or not _is_installed(name)):
+        if is_file(path) and (path.suffix == ".py" or not _is_installed(name)):
             units = (_file_unit(path, label, name),) if path.suffix == ".py" else units_to_import(path, label, name)
             return LocalModule(name, path, units, is_package)
     if _holds_modules(place) and not _is_installed(name):  # a namespace package
@@ -140,7 +140,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _holds_modules(folder: Path) -> bool:
-    return folder.is_dir() and any(any(folder.glob(pattern)) for pattern in ("*.py", "*.ipynb", "*/*.py"))
+    return is_folder(folder) and any(any(folder.glob(pattern)) for pattern in ("*.py", "*.ipynb", "*/*.py"))
 
 
 def _file_unit(path: Path, label: str, key: str) -> Unit:

@@ -6,11 +6,12 @@ import dis
 import importlib.util
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import CodeType
 
 from clarens_lab.faults import nearest
 from clarens_lab.loaders.syntax import parsed, symbols
-from clarens_lab.source import Unit
+from clarens_lab.source import Source, Unit, is_folder
 
 NAMELESS = ("lambda", "listcomp", "setcomp", "dictcomp", "genexpr")
 """What the symbol table calls scopes that have no name."""
@@ -85,6 +86,27 @@ def way_to(name: str, elsewhere: Mapping[str, str]) -> str:
     if name in sys.stdlib_module_names or name in sys.modules or _importable(name):
         return f"add 'import {name}' to a service cell"
     return ""
+
+
+def way_to_module(name: str, source: Source) -> str:
+    """What to do about a module that is not found: it may be meant to stand beside the service, or be installed."""
+    install = f"{sys.executable} -m pip install {name}"
+    if source.root is None or source.path is None:
+        return f"install it where the server runs, with {install}"
+    near = nearest(name, _modules_in(source.root))
+    meant = f" (did you mean {near!r}?)" if near else ""
+    beside = source.path.parent.name if source.is_package else source.path.name
+    return (
+        f"no {name}.py stands beside {beside}{meant}, and no module of that name is installed where the server runs "
+        f"({install})"
+    )
+
+
+def _modules_in(folder: Path) -> set[str]:
+    try:
+        return {path.stem for path in folder.iterdir() if path.suffix in (".py", ".ipynb") or is_folder(path)}
+    except OSError:  # it is not ours to read
+        return set()
 
 
 def _way_out(name: str, elsewhere: Mapping[str, str], defined: Container[str]) -> str:

@@ -8,13 +8,14 @@ import json
 import keyword
 import re
 import shlex
+import stat
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clarens_lab.loaders.magics import blank, cell_magic, names_made
+from clarens_lab.loaders.magics import blank, cell_magic, marker_mistake, names_made
 from clarens_lab.source import LoadError, Source, Unit, Unsettled, places
 
 
@@ -130,6 +131,8 @@ def cells_of(path: Path) -> list[Cell]:
 def read_bytes(path: Path) -> bytes:
     """The file's bytes; Unsettled if it is not there, LoadError if it cannot be read."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for, and nobody writes to it
+            raise LoadError(f"{path.name} is no file that can be read to its end: put a regular file in its place")
         return path.read_bytes()
     except FileNotFoundError:
         raise Unsettled(f"{path.name} is not there any more") from None
@@ -206,6 +209,8 @@ class _Cut:
         self.path = path
         self.code = [cell for cell in cells if cell.kind == "code" and cell.text.strip()]
         self.notes: list[str] = []
+        self.mistakes: list[str] = []
+        """What may have been meant for a service and is not: told with each, for nobody knows which one is meant."""
         self.left_out: dict[int, str] = {}
         self.services: dict[str, list[Unit]] = {}
         self.service_notes: dict[str, list[str]] = {}
@@ -231,10 +236,8 @@ class _Cut:
             name = header.service or (self.own if header.verb == "service" else "")
             kind.setdefault(name, []).append(self._unit(cell, name or self.own, header.lent))
             return
-        if re.match(r"\s*#[^\n]*\n(\s*(#[^\n]*)?\n)*%%clarens", cell.text):
-            self.notes.append(
-                f"{self._label(cell)}: '%%clarens' counts only as the first line of a cell; move the comment below it"
-            )
+        if mistake := self._mistake(cell, marked):
+            self.mistakes.append(mistake)
         magic = cell_magic(cell.text)
         if marked:
             self.left_out[cell.number] = "which is no service cell: begin it with '%%clarens service', or move it"
@@ -245,6 +248,16 @@ class _Cut:
             self.left_out[cell.number] = "which is tagged 'skip'"
         else:
             self.services.setdefault(self.own, []).append(self._unit(cell, self.own))
+
+    def _mistake(self, cell: Cell, marked: bool) -> str:
+        """What to say of a cell that is not marked, if it looks as if it should be; else an empty text."""
+        if found := marker_mistake(cell.text):
+            line, _, why = found
+            return f"{self._label(cell)}, line {line}: {why}" if line > 1 else f"{self._label(cell)}: {why}"
+        if marked and "skip" not in cell.tags and re.search(r"^@(\w+\.)?method\b", cell.text, re.MULTILINE):
+            way = "begin it with '%%clarens service', or tag it 'skip'"
+            return f"{self._label(cell)} has '@method' but is no service cell: {way}"
+        return ""
 
     def _settle_tests(self) -> None:
         """Tests that name no service are those of the file's own, or of the only one that there is."""
@@ -270,7 +283,8 @@ class _Cut:
             self.path,
             tuple(self.services[service]),
             tests=tuple(self.tests.get(service, ())),
-            notes=tuple(own_note + self.notes + self.service_notes.get(service, [])),
+            notes=tuple(own_note + self.mistakes + self.notes + self.service_notes.get(service, [])),
+            mistakes=tuple(self.mistakes),
             elsewhere=self._elsewhere(),
             root=self.path.parent,
         )

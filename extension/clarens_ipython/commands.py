@@ -29,6 +29,7 @@ def state(link: Link) -> View:
     where = "inside this kernel" if link.embedded else f"a process of its own, pid {status['pid']}"
     lines: list[Line] = [("plain", f"{link.url} ({where})")]
     lines += [("plain", f"serves {path}") for path in status["paths"]]
+    lines += [("warn", f"not served: {why}") for why in status["refused"].values()]
     return View(lines + _service_lines(link))
 
 

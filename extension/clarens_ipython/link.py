@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from clarens_ipython.views import CallFailed, Failed, Interrupted
 from clarens_lab import __version__, runfiles
-from clarens_lab.faults import Fault, TransportFailed
+from clarens_lab.faults import CannotEncode, Fault, TransportFailed
 from clarens_lab.settings import project_of, read
 
 if TYPE_CHECKING:
@@ -241,8 +241,13 @@ class Link:
 
     def call(self, path: str, arguments: list[Any]) -> Any:
         """A method's value; what it printed is printed here. Raises CallFailed."""
+        from clarens_lab.codec import encode_call  # slow to import: not before there is a call
+
         try:
+            encode_call(path, arguments)  # what cannot travel is named by its place among these arguments
             told = self.ask("lab.call", path, arguments)
+        except CannotEncode as error:
+            raise Failed(f"{path}: {error.text.replace('return ', 'pass ')}") from None
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {path} may be running still, in the server") from None
         if told["output"]:

@@ -220,7 +220,7 @@ class ClarensMagics(Magics):
         if not report["ok"]:
             raise Failed(refused(report))
         self.link.refresh()
-        view = registered(report, self._bind(service, report["methods"]))
+        view = registered(report, self._bind(service, report["methods"]), self.shell.user_ns)
         if started:
             view.lines.insert(0, ("quiet", "a server now runs inside this kernel ('%clarens' shows where)"))
         if header.lent:

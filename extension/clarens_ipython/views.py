@@ -1,7 +1,8 @@
 """What is shown under a cell: HTML that follows the light and dark theme, and the same as plain text."""
 
 import linecache
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ STYLE = (
     "white-space:pre-wrap}.clarens .quiet{opacity:.7}.clarens .bad{color:var(--jp-error-color1,#d32f2f)}"
     ".clarens .warn{color:var(--jp-warn-color0,#b26a00)}.clarens .good{color:var(--jp-success-color1,#388e3c)}</style>"
 )
+MISSING = re.compile(r"(?P<who>\S+) uses (?P<name>\w+), which nothing defines")
 Line = tuple[str, str]
 """A kind (`plain`, `quiet`, `good`, `warn`, `bad`) and a text."""
 
@@ -97,15 +99,28 @@ def _called_from(tb: TracebackType | None) -> Iterator[str]:
         yield where if "get_ipython()." in text else f"{where}: {text}"
 
 
-def registered(report: Mapping[str, Any], bound: str) -> View:
-    """The answer under a service cell: the same for the same source. `bound` says how to call the service."""
+def registered(report: Mapping[str, Any], bound: str, names: Container[str] = ()) -> View:
+    """The answer under a service cell: the same for the same source. `bound` says how to call the service.
+
+    `names` are those of the notebook, which the service does not see.
+    """
     service, methods = report["service"], report.get("methods", [])
     if methods:
         lines: list[Line] = [("plain", f"{service}: {', '.join(methods)} · {bound}")]
     else:
         lines = [("plain", f"{service} has no method yet: write '@method' above a function")]
-    lines += [("warn", note) for note in report.get("notes", [])]
+    lines += [("warn", _told_here(note, names)) for note in report.get("notes", [])]
     return View(lines)
+
+
+def _told_here(note: str, names: Container[str]) -> str:
+    """A note; of a missing name that this notebook has, with the ways out that there are here."""
+    missing = MISSING.match(note)
+    if missing is None or missing["name"] not in names:
+        return note
+    name = missing["name"]
+    ways = f"define it in a service cell, or lend it with '%%clarens service ... --use {name}'"
+    return f"{missing['who']} uses {name}: it is in this notebook, whose names a service does not see; {ways}"
 
 
 def refused(report: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kernels import PICALC, Shell
-from serving import write_notebook
+from serving import Logged, write_notebook
 
 BROKEN = "%%clarens service picalc\nfrom clarens_lab import method\n\nboom = 1 / 0\n"
 
@@ -326,3 +326,13 @@ def test_a_cell_that_is_run_too_early(shell: Shell, logged: Any) -> None:
     assert not ran.ok
     assert "add 'from clarens_lab import method' to a service cell" in ran.text
     assert os.getcwd() not in ran.text  # noqa: PTH109  # the folder as text
+
+
+def test_a_name_of_the_notebook_is_not_one_of_the_service(shell: Shell, logged: Logged) -> None:
+    """What a method reads and only the notebook has is told apart from what nobody has, with both ways out."""
+    shell.run("prefix = 'Hello'")
+    ran = shell.run(PICALC.replace("return 1 / n", "return prefix"))
+    assert ran.ok
+    assert "picalc.inverse uses prefix: it is in this notebook, whose names a service does not see" in ran.text
+    assert "--use prefix" in ran.text
+    logged.claim("picalc.inverse uses prefix, which nothing defines")
