@@ -89,10 +89,18 @@ class Proxy:
     _missing: type[AttributeError] = AttributeError
     """What is raised for a method that the service does not have."""
 
-    def __init__(self, service: str, call: Call, function: Callable[[str], Callable[..., Any]]) -> None:
+    def __init__(
+        self,
+        service: str,
+        call: Call,
+        function: Callable[[str], Callable[..., Any]],
+        renew: Callable[[], object] = lambda: None,
+    ) -> None:
         self._service = service
         self._call = call
         self._function = function
+        self._renew = renew
+        """Asks the server what it publishes now, and updates this: the service may have been saved meanwhile."""
         self._signatures: dict[str, str] = {}
 
     def _update(self, signatures: Sequence[str]) -> None:
@@ -100,13 +108,18 @@ class Proxy:
         self._signatures = {text.partition("(")[0]: text for text in signatures}
 
     def __getattr__(self, name: str) -> "MethodProxy":
-        known = self.__dict__.get("_signatures", {})
-        if name in known or any(other.startswith(f"{name}.") for other in known):
-            return MethodProxy(self, name)
         if name.startswith("_"):
             raise AttributeError(name)
+        if not self._has(name):
+            self._renew()
+        known = self._signatures
+        if self._has(name):
+            return MethodProxy(self, name)
         paths = [f"{self._service}.{other}" for other in known]
         raise self._missing(UnknownMethod(f"{self._service}.{name}", paths, because=_there_are(known)).text)
+
+    def _has(self, name: str) -> bool:
+        return any(other == name or other.startswith(f"{name}.") for other in self._signatures)
 
     def __dir__(self) -> list[str]:
         return sorted({name.partition(".")[0] for name in self._signatures})
@@ -135,8 +148,13 @@ class MethodProxy:
         path = self.__qualname__
         try:
             given = positions(path, self.__dict__.get("__signature__"), args, keywords)
-        except TypeError as error:
-            raise self._service._wrong(str(error)) from None
+        except TypeError:
+            self._service._renew()  # the signature may be another since it was looked up
+            now = parsed(self._service._signatures.get(self._name, ""))
+            try:
+                given = positions(path, now, args, keywords)
+            except TypeError as error:
+                raise self._service._wrong(str(error)) from None
         return self._service._call(path, given)
 
     def __getattr__(self, name: str) -> "MethodProxy":

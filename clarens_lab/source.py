@@ -49,7 +49,7 @@ class Unit:
         A saved cell is named by where it stands now, though it may have moved since it was loaded.
         """
         label = self.label if self.live else places.get(self.filename, self.label)
-        where = label if line is None else f"{label}, line {line}"
+        where = label if line is None or line < 1 else f"{label}, line {line}"
         return f"{where} ({function})" if function and not function.startswith("<") else where
 
 

@@ -371,7 +371,7 @@ def test_5_1_10_without_events_files_are_polled(bench: Make, tmp_path: Path, log
     With the setting `watch = poll` saves, new files and new folders are served all the same, and status says so.
     """
     path = write_notebook(tmp_path / "a.ipynb", cell(1))
-    lab = bench(watch="poll", settle_limit=0.2).serve()
+    lab = bench(watch="poll", settle_limit=1.0).serve()
     assert lab.reloader.watching == "polling"
     save_as_jupyter(path, cell(2))
     lab.answers("a.v", 2)

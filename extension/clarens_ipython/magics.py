@@ -247,8 +247,14 @@ class ClarensMagics(Magics):
         if not self.shell.run_cell(cell, store_history=False).success:
             raise _AlreadyShown
 
+    def _renew(self) -> None:
+        """Brings the proxies and the completion up to what the server publishes now."""
+        if self.link.url:
+            self.link.refresh()
+            self._refresh_proxies(bind=False)
+
     def _proxy(self, service: str, signatures: list[str]) -> proxy.Proxy:
-        made = services().setdefault(service, Proxy(service, self.link.call, self.link.function))
+        made = services().setdefault(service, Proxy(service, self.link.call, self.link.function, self._renew))
         made._update(signatures)
         return made
 
@@ -306,6 +312,8 @@ def parsed(line: str) -> argparse.Namespace:
         with redirect_stdout(printed):
             return PARSER.parse_args(words)
     except argparse.ArgumentError as error:
+        if words and words[0] in PARSER.known:  # Python 3.13 names only the root
+            raise Failed(f"{PARSER.prog} {words[0]}: {error}") from None
         return PARSER.error(str(error))  # type: ignore[no-any-return]  # it raises
     except _HelpShown:
         print(printed.getvalue(), end="")

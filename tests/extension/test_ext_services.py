@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from kernels import PICALC, Shell
-from serving import Logged, write_notebook
+from serving import Logged, until, write_notebook
 
 BROKEN = "%%clarens service picalc\nfrom clarens_lab import method\n\nboom = 1 / 0\n"
 
@@ -336,3 +336,17 @@ def test_a_name_of_the_notebook_is_not_one_of_the_service(shell: Shell, logged: 
     assert "picalc.inverse uses prefix: it is in this notebook, whose names a service does not see" in ran.text
     assert "--use prefix" in ran.text
     logged.claim("picalc.inverse uses prefix, which nothing defines")
+
+
+def test_a_proxy_follows_what_is_saved(shell: Shell, tmp_path: Path) -> None:
+    """After a watched file is saved with another method and another parameter, the proxy calls both."""
+    text = "from clarens_lab import method\n\n@method\ndef a(x: int) -> int:\n    return x\n"
+    file = tmp_path / "units.py"
+    file.write_text(text, encoding="utf-8")
+    assert shell.run(f"%clarens serve {file}").ok
+    assert shell.run("units.a(1)").value == 1
+    more = text.replace("x: int)", "x: int, y: int = 0)").replace("return x", "return x + y")
+    file.write_text(f"{more}\n@method\ndef b() -> int:\n    return 9\n", encoding="utf-8")
+    until(lambda: "y: int" in shell.run("%clarens methods units").text)
+    assert shell.run("units.a(1, y=5)").value == 6
+    assert shell.run("units.b()").value == 9
